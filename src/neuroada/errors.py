@@ -1,0 +1,43 @@
+"""One family of errors. Every message says what was asked, what was found, and what to do."""
+
+from peft.utils.error import NoMatchingPeftModuleError
+
+
+class NeuroAdaError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    def __init__(self, asked: str, found: str, do: str):
+        """Join the three parts into one message; each part is a phrase without a closing full stop."""
+        self.asked, self.found, self.do = asked, found, do
+        super().__init__(f"{asked}: {found}. {do}.")
+
+    def __reduce__(self):
+        return type(self), (self.asked, self.found, self.do)
+
+
+class ConfigError(NeuroAdaError, ValueError):
+    """A configuration or recipe value that cannot be meant."""
+
+
+class TargetError(NeuroAdaError, NoMatchingPeftModuleError):
+    """No module was matched, or a matched one is of a kind that cannot be adapted."""
+
+
+class WeightError(NeuroAdaError, ValueError):
+    """A base weight that cannot be adapted as asked: not finite, moved, trainable, changed in between."""
+
+
+class MergeError(NeuroAdaError, RuntimeError):
+    """A merge, unmerge or held state that contradicts the present one."""
+
+
+class AdapterFileError(NeuroAdaError, ValueError):
+    """An adapter file that is damaged, of another shape, or made for another base."""
+
+
+class MissingInputError(NeuroAdaError, FileNotFoundError):
+    """A model, text or package that was named and is not there."""
+
+
+class RunFolderError(NeuroAdaError, OSError):
+    """A run folder that exists already or cannot be written."""

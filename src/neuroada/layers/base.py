@@ -1,0 +1,226 @@
+"""What every adapted layer does alike: choose the active adapters, merge, unmerge, disable, run hooks."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from neuroada.errors import MergeError, TargetError
+from neuroada.ops.backend import resolve_mode
+from neuroada.ops.sparse_delta import FrozenWeight, is_contended, is_held
+
+_HOOKED_LAYER = threading.RLock()
+"""Hooked base layers run one thread at a time: their forward method is replaced for the length of a call."""
+
+
+def require_supported(base_layer: nn.Module, name: str) -> None:
+    """Raise TargetError unless the layer computes x Wᵀ + b from a weight that can be read.
+
+    Accepted: torch.nn.Linear, Transformers' Conv1D, and quantised linear layers whose weight PEFT can dequantise.
+    """
+    backend = resolve_quantization_backend(base_layer)
+    if backend is not None:
+        if backend.supports_merge and backend.layer_type == "linear":
+            return
+        found = f"its {backend.backend_name} weights cannot be dequantised"
+    elif isinstance(base_layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        found = (
+            "torch.nn.MultiheadAttention reads its weight directly, so that an adapter would have no effect"
+        )
+    elif type(base_layer).forward in (nn.Linear.forward, Conv1D.forward):
+        return
+    else:
+        found = f"it is a {type(base_layer).__module__}.{type(base_layer).__qualname__}"
+    raise TargetError(
+        f"Adapting the module {name}",
+        found,
+        "Supported are torch.nn.Linear and transformers' Conv1D; name such modules in target_modules, or leave this "
+        "one out with exclude_modules",
+    )
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A linear base layer, weight [O, I], and the adapters on it.
+
+    A method implements `_adapted_forward`, `_write_merged` and `_restore_merged`; all the rest is here.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str = "", **kwargs: Any) -> None:
+        nn.Module.__init__(self)
+        require_supported(base_layer, name)
+        self.base_layer = base_layer
+        self.name = name
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self.merge_record = BufferDict(persistent=False)
+        self.quantization_backend = resolve_quantization_backend(
+            base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+        self.transposed = isinstance(base_layer, Conv1D)
+        if self.transposed:
+            self.in_features, self.out_features = base_layer.weight.shape
+        else:
+            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+
+    @abstractmethod
+    def _adapted_forward(
+        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]
+    ) -> Tensor:
+        """The layer's output with these adapters, unmerged (none of them if empty)."""
+
+    @abstractmethod
+    def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """Put these adapters into a weight [O, I]; returns the tensors that `_restore_merged` needs."""
+
+    @abstractmethod
+    def _restore_merged(self, weight: Tensor, record: dict[str, Tensor]) -> None:
+        """Undo `_write_merged`, bit for bit."""
+
+    @abstractmethod
+    def _requested_mode(self, names: list[str]) -> str:
+        """The mode that the configurations of these adapters ask for."""
+
+    def present(self, names: list[str]) -> list[str]:
+        """Those of the named adapters that exist on this layer."""
+        available = self._get_available_adapters()
+        return [name for name in names if name in available]
+
+    def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
+        """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""
+        names = self.present(self.active_adapters) if names is None else names
+        quantized = self.quantization_backend is not None
+        weight = None if quantized else self.get_base_layer().weight
+        return resolve_mode(
+            self._requested_mode(names),
+            quantized=quantized,
+            writable=weight is None or _is_writable(weight),
+            contended=weight is not None and is_contended(weight),
+        )
+
+    def frozen_weight(self, names: list[str]) -> FrozenWeight:
+        """The base weight as the operation on these adapters takes it."""
+        mode, _ = self.resolved_mode(names)
+        if self.quantization_backend is not None:
+            return FrozenWeight(self.get_base_weight, mode=mode)
+        return FrozenWeight(self.get_base_layer().weight, self.transposed, mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """x [..., I] → [..., O], in the base layer's dtype."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        names = [] if self.disable_adapters or self.merged else self.present(self.active_adapters)
+        if not names and not self._is_held():
+            return self.base_layer(x, *args, **kwargs)
+
+        def compute(x: Tensor) -> Tensor:
+            return self._adapted_forward(x, self.frozen_weight(names), self.get_base_layer().bias, names)
+
+        return _through(self.base_layer, compute, x)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Put adapters into the base weight: exactly the weight that the unmerged layer computes with (I2).
+
+        Args:
+            safe_merge: try on a copy first and refuse a result that is not finite.
+            adapter_names: which ones; the active ones if None. Merged ones stay merged.
+
+        Raises:
+            MergeError: the base is quantised, a support is held in it, or `safe_merge` found NaN or infinity.
+        """
+        names = self.present(check_adapters_to_merge(self, adapter_names))
+        if not names:
+            return
+        self._require_mergeable()
+        together = [*self.merged_adapters, *names]
+        if safe_merge:
+            self._try_merge(together)
+        if self.merged:
+            self.unmerge()
+        for key, tensor in self._write_merged(self._weight_alias(), together).items():
+            self.merge_record[key] = tensor
+        self.merged_adapters = together
+
+    def unmerge(self) -> None:
+        """Take all merged adapters out of the base weight again, bit for bit (I3)."""
+        if not self.merged:
+            return
+        self._restore_merged(self._weight_alias(), dict(self.merge_record.items()))
+        self.merge_record.clear()
+        self.merged_adapters = []
+
+    def _weight_alias(self) -> Tensor:
+        return FrozenWeight(self.get_base_layer().weight, self.transposed).alias()
+
+    def _is_held(self) -> bool:
+        return self.quantization_backend is None and is_held(self.get_base_layer().weight)
+
+    def _require_mergeable(self) -> None:
+        if self.quantization_backend is not None:
+            raise MergeError(
+                f"Merging into {self.name}",
+                f"its weight is quantised ({self.quantization_backend.backend_name}), and quantising again would "
+                "change what was trained",
+                "Load the base model unquantised, load the adapter onto it, and merge there",
+            )
+        if self._is_held():
+            raise MergeError(
+                f"Merging into {self.name}",
+                "its adapter is swapped in by neuroada.held(...)",
+                "Merge after leaving that context",
+            )
+
+    def _try_merge(self, names: list[str]) -> None:
+        copy = self._weight_alias().clone()
+        if self.merged:
+            self._restore_merged(copy, dict(self.merge_record.items()))
+        self._write_merged(copy, names)
+        if not copy.isfinite().all():
+            raise MergeError(
+                f"Merging {', '.join(names)} into {self.name} with safe_merge=True",
+                "the merged weight would hold NaN or infinity",
+                "The adapter seems broken: train it again or load an earlier checkpoint; nothing was changed",
+            )
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """False: the update of a weight has no low rank."""
+        return False
+
+
+def _is_writable(weight: Tensor) -> bool:
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    return all(stride > 0 or size <= 1 for size, stride in zip(weight.shape, weight.stride(), strict=True))
+
+
+def _through(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run `compute` in place of the base layer's own forward, so that hooks on the base layer still run."""
+    offload_hook = hasattr(base_layer, "_hf_hook")
+    hooked = (
+        offload_hook
+        or base_layer._forward_hooks
+        or base_layer._forward_pre_hooks
+        or base_layer._backward_hooks
+        or base_layer._backward_pre_hooks
+    )
+    if not hooked:
+        return compute(x)
+    attribute = "_old_forward" if offload_hook else "forward"
+    with _HOOKED_LAYER:
+        own = base_layer.__dict__.get(attribute)
+        base_layer.__dict__[attribute] = compute
+        try:
+            return base_layer(x)
+        finally:
+            if own is None:
+                del base_layer.__dict__[attribute]
+            else:
+                base_layer.__dict__[attribute] = own

@@ -1,0 +1,56 @@
+"""Keep supports swapped in across many calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from neuroada.layers.neuroada import NeuroAdaLinear
+from neuroada.ops.sparse_delta import hold, is_held, release
+
+
+def _storages(model: nn.Module) -> Counter[int]:
+    """How many modules use each parameter storage."""
+    uses = (
+        parameter.untyped_storage().data_ptr()
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+        if not parameter.is_meta
+    )
+    return Counter(uses)
+
+
+@contextmanager
+def held(model: nn.Module) -> Iterator[None]:
+    """Keep the active NeuroAda deltas of a model in its base weights until the context is left, by exception too.
+
+    For many calls with the same deltas, such as generation or all micro-batches of one optimiser step: each call then
+    costs what the base layer costs. Calls with other deltas, with another adapter or with adapters disabled are right
+    inside as well, only slower. Inside, `state_dict` shows the changed weights. Layers that are merged, disabled,
+    quantised, in transient mode, or whose weight another module shares (tied embeddings) work as they do outside.
+
+    Args:
+        model: a PeftModel, or any module that contains adapted layers.
+    """
+    uses = _storages(model)
+    entered = []
+    try:
+        for layer in model.modules():
+            if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
+                continue
+            names = layer.present(layer.active_adapters)
+            weight = layer.frozen_weight(names)
+            if not names or weight.mode != "inplace" or weight.parameter.is_meta:
+                continue
+            shared = uses[weight.parameter.untyped_storage().data_ptr()] > 1
+            if shared or is_held(weight.parameter):
+                continue
+            entered.append(weight)
+            hold(weight, layer.support(names))
+        yield
+    finally:
+        for weight in entered:
+            release(weight)

@@ -1,0 +1,180 @@
+"""NeuroAda on a linear layer: k trainable deltas for each neuron (arXiv 2510.18940, Section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import onload_layer
+from torch import Tensor, nn
+
+from neuroada.config import NeuroAdaConfig
+from neuroada.layers.base import AdapterLayer
+from neuroada.ops.sparse_delta import (
+    FrozenWeight,
+    Support,
+    combine,
+    read,
+    resident,
+    restore,
+    support_linear,
+    write,
+)
+from neuroada.selection import covered_neurons, select
+
+
+class NeuroAdaLinear(AdapterLayer):
+    """A linear layer with weight [O, I] whose N covered neurons have K trainable deltas each.
+
+    Per adapter: neuroada_deltas [N, K] float32 or bfloat16, the trained part; neuroada_indices [N, K] int32 in
+    [0, I), ascending along each row; neuroada_neurons [N] int32 in [0, O), ascending, only where coverage < 1.
+    """
+
+    adapter_layer_names = ("neuroada_deltas",)
+    other_param_names = ("neuroada_indices", "neuroada_neurons", "mode")
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str, **kwargs: Any
+    ):
+        super().__init__(base_layer, name, **kwargs)
+        self.neuroada_deltas = nn.ParameterDict()
+        self.neuroada_indices = BufferDict(persistent=True)
+        self.neuroada_neurons = BufferDict(persistent=True)
+        self.mode: dict[str, str] = {}
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: NeuroAdaConfig) -> None:
+        """Add an adapter: choose its inputs from the base weight and give them zero deltas.
+
+        On the meta device (a base without weights, or PEFT's `low_cpu_mem_usage`) nothing is chosen, and a file is
+        expected to bring the indices.
+        """
+        per_neuron = config.entries_per_neuron(self.in_features)
+        neurons = covered_neurons(self.out_features, config.coverage, config.seed, self.name)
+        shape = (self.out_features if neurons is None else len(neurons), per_neuron)
+        make = torch.zeros if config.init_weights else torch.randn
+        self.neuroada_deltas[adapter_name] = nn.Parameter(
+            make(shape, dtype=getattr(torch, config.delta_dtype))
+        )
+        self.mode[adapter_name] = config.mode
+        with onload_layer(self):
+            if self.neuroada_deltas[adapter_name].is_meta or self.get_base_layer().weight.is_meta:
+                self.neuroada_deltas[adapter_name] = nn.Parameter(
+                    self.neuroada_deltas[adapter_name].detach().to("meta")
+                )
+                self.neuroada_indices[adapter_name] = torch.empty(shape, dtype=torch.int32, device="meta")
+            else:
+                weight = self.get_base_weight().T if self.transposed else self.get_base_weight()
+                self.neuroada_indices[adapter_name] = select(
+                    weight, per_neuron, config.selection, config.seed, self.name, neurons
+                )
+            self._move_adapter_to_device_of_base_layer(adapter_name)
+        if neurons is not None:
+            self.neuroada_neurons[adapter_name] = neurons.to(
+                self.neuroada_indices[adapter_name].device, torch.int32
+            )
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def resize(self, adapter_name: str, shape: tuple[int, int], covers_all: bool) -> None:
+        """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
+        deltas, indices = self.neuroada_deltas[adapter_name], self.neuroada_indices[adapter_name]
+        if tuple(deltas.shape) != shape:
+            self.neuroada_deltas[adapter_name] = nn.Parameter(
+                torch.zeros(shape, dtype=deltas.dtype, device=deltas.device),
+                requires_grad=deltas.requires_grad,
+            )
+            self.neuroada_indices[adapter_name] = torch.zeros(
+                shape, dtype=indices.dtype, device=indices.device
+            )
+        if covers_all:
+            if adapter_name in self.neuroada_neurons:
+                del self.neuroada_neurons[adapter_name]
+        elif (
+            adapter_name not in self.neuroada_neurons or len(self.neuroada_neurons[adapter_name]) != shape[0]
+        ):
+            self.neuroada_neurons[adapter_name] = torch.zeros(
+                shape[0], dtype=torch.int32, device=indices.device
+            )
+
+    def support(self, names: list[str]) -> Support | None:
+        """The deltas of these adapters together, or None without any."""
+        supports = [
+            Support(
+                self.neuroada_indices[name],
+                self.neuroada_deltas[name],
+                self.neuroada_neurons[name] if name in self.neuroada_neurons else None,
+                (self.neuroada_deltas[name],),
+            )
+            for name in names
+        ]
+        return combine(supports, self.in_features) if supports else None
+
+    def originals(self, support: Support, stored: Tensor | None) -> Tensor | None:
+        """The pretrained values [N, K] at a support, merged or not; None where they cannot be had.
+
+        stored: the base weight as a state dict holds it. A sharded, absent or meta one gives None.
+        """
+        if support.indices.is_meta:
+            return None
+        if self.quantization_backend is not None:
+            return read(self.get_base_weight(), support)
+        if stored is None or stored.is_meta or type(stored) not in (Tensor, nn.Parameter):
+            return None
+        support = Support(*(part if part is None else part.to(stored.device) for part in support.parts()))
+        if self.merged:
+            copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
+            self._restore_merged(
+                copy, {key: part.to(stored.device) for key, part in self.merge_record.items()}
+            )
+            return read(copy, support)
+        if self._is_held():
+            stored = self.get_base_layer().weight
+        with resident(FrozenWeight(stored, self.transposed), None) as weight:
+            return read(weight, support)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The deltas of one adapter as a dense matrix in their own dtype, laid out as the base weight is stored."""
+        support = self.support([adapter])
+        deltas = support.deltas
+        dense = deltas.new_zeros(self.out_features, self.in_features)
+        rows = (
+            torch.arange(len(deltas), device=deltas.device)
+            if support.neurons is None
+            else support.neurons.long()
+        )
+        dense = dense.index_put((rows[:, None].expand(deltas.shape), support.indices.long()), deltas)
+        return dense.T if self.transposed else dense
+
+    def _adapted_forward(
+        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]
+    ) -> Tensor:
+        return support_linear(x, weight, self.support(names), bias)
+
+    @torch.no_grad()
+    def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
+        where, originals = write(weight, self.support(names))
+        return {"where": where, "originals": originals}
+
+    def _restore_merged(self, weight: Tensor, record: dict[str, Tensor]) -> None:
+        restore(weight, record["where"], record["originals"])
+
+    def _requested_mode(self, names: list[str]) -> str:
+        requested = {self.mode[name] for name in names} - {"auto"}
+        return "transient" if "transient" in requested else next(iter(requested), "auto")
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move one adapter; its dtype stays what the configuration says, whatever the base layer's is."""
+        if device is None:
+            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        if device is None or adapter_name not in self.neuroada_deltas:
+            return
+        for container in (self.neuroada_deltas, self.neuroada_indices, self.neuroada_neurons):
+            if adapter_name in container and not container[adapter_name].is_meta:
+                container[adapter_name] = container[adapter_name].to(device)
+
+    def __repr__(self) -> str:
+        return "neuroada." + super().__repr__()

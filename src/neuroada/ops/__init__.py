@@ -1,0 +1,1 @@
+"""Functions on tensors; no PEFT, no Transformers."""

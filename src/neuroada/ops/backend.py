@@ -1,0 +1,37 @@
+"""Which way of computing is used, and why: pure decisions, printed in run headers."""
+
+from __future__ import annotations
+
+from neuroada.errors import ConfigError
+
+
+def resolve_mode(requested: str, *, quantized: bool, writable: bool, contended: bool) -> tuple[str, str]:
+    """Where a layer puts weight + deltas while it computes.
+
+    Args:
+        requested: "auto", "inplace" or "transient".
+        quantized: the stored weight is packed, and a dense one is made for each use.
+        writable: the stored weight may be written to in place.
+        contended: several threads have been seen running the layer at once.
+
+    Returns:
+        (mode, reason): "inplace" or "transient", and a phrase that says why.
+
+    Raises:
+        ConfigError: "inplace" was asked for where it cannot work.
+    """
+    if quantized:
+        forced = "the base weight is quantised, so a dense one is made for each use"
+    elif not writable:
+        forced = "the base weight cannot be written in place"
+    else:
+        forced = None
+    if forced is not None:
+        if requested == "inplace":
+            raise ConfigError("mode='inplace'", forced, "Use mode='auto' or mode='transient'")
+        return "transient", forced
+    if requested != "auto":
+        return requested, "as asked"
+    if contended:
+        return "transient", "several threads run this layer at once"
+    return "inplace", "no copy of the weight is needed"

@@ -1,0 +1,32 @@
+"""The sparse-delta linear operation; README.md in this folder derives it and counts its cost."""
+
+from neuroada.ops.sparse_delta.function import sparse_delta_linear, support_linear
+from neuroada.ops.sparse_delta.swap import (
+    FrozenWeight,
+    Support,
+    combine,
+    hold,
+    is_contended,
+    is_held,
+    read,
+    release,
+    resident,
+    restore,
+    write,
+)
+
+__all__ = [
+    "FrozenWeight",
+    "Support",
+    "combine",
+    "hold",
+    "is_contended",
+    "is_held",
+    "read",
+    "release",
+    "resident",
+    "restore",
+    "sparse_delta_linear",
+    "support_linear",
+    "write",
+]

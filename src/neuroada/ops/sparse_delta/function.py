@@ -1,0 +1,144 @@
+"""y = x (W + deltas)ᵀ + bias as one autograd function: two dense products, x saved, nothing weight-sized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from neuroada.errors import WeightError
+from neuroada.ops.sparse_delta.swap import FrozenWeight, Support, resident
+from neuroada.ops.sparse_delta.torch import delta_gradient
+
+
+class _SupportLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        deltas: Tensor | None,
+        bias: Tensor | None,
+        support: Support | None,
+        weight: FrozenWeight,
+        product: str,
+    ) -> Tensor:
+        needs_x, needs_deltas, _ = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(x if needs_deltas else None, deltas)
+        ctx.support, ctx.weight, ctx.product, ctx.x_shape, ctx.dtype = (
+            support,
+            weight,
+            product,
+            x.shape,
+            x.dtype,
+        )
+        parameter = weight.parameter
+        ctx.version = None if parameter is None or parameter.is_inference() else parameter._version
+        with torch.autocast(x.device.type, enabled=False), resident(weight, support) as merged:
+            return F.linear(x, merged.to(x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, needs_deltas, needs_bias = ctx.needs_input_grad[:3]
+        x, deltas = ctx.saved_tensors
+        rows = dy.reshape(-1, dy.shape[-1])
+        dx = d_deltas = d_bias = None
+        with torch.autocast(dy.device.type, enabled=False):
+            if needs_x:
+                _require_unchanged(ctx.weight, ctx.version, dy.device)
+                support = ctx.support and Support(
+                    ctx.support.indices, deltas, ctx.support.neurons, ctx.support.sources
+                )
+                with resident(ctx.weight, support) as merged:
+                    dx = (rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
+            if needs_deltas:
+                gradient = delta_gradient(
+                    x.reshape(-1, x.shape[-1]), rows, ctx.support.indices, ctx.support.neurons, ctx.product
+                )
+                d_deltas = gradient.to(deltas.dtype)
+            if needs_bias:
+                d_bias = rows.sum(0)
+        return dx, d_deltas, d_bias, None, None, None
+
+
+def _require_unchanged(weight: FrozenWeight, version: int | None, device: torch.device) -> None:
+    parameter = weight.parameter
+    if parameter is None or version is None:
+        return
+    if parameter.device != device:
+        found = f"the frozen weight moved to {parameter.device} while its gradient is on {device}"
+    elif parameter._version != version:
+        found = "the frozen weight was written to after the forward pass that used it"
+    else:
+        return
+    raise WeightError(
+        "Backward through an adapted layer", found, "Move or load base weights between steps instead"
+    )
+
+
+def support_linear(
+    x: Tensor,
+    weight: FrozenWeight,
+    support: Support | None,
+    bias: Tensor | None = None,
+    product: str = "auto",
+) -> Tensor:
+    """`sparse_delta_linear` for a weight and a support in their own classes; a support of None is the base layer."""
+    parameter = weight.parameter
+    if parameter is not None and parameter.requires_grad and torch.is_grad_enabled():
+        raise WeightError(
+            "Training deltas on a base weight",
+            "the weight itself has requires_grad=True, and this operation computes no gradient for it",
+            "Freeze the base weight with requires_grad_(False)",
+        )
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device))
+        bias = bias if bias is None else bias.to(x.dtype)
+    elif parameter is not None and parameter.dtype != x.dtype:
+        raise WeightError(
+            "Multiplying an input by a base weight",
+            f"the input is {x.dtype} and the weight {parameter.dtype}",
+            "Cast the input or load the model in the same dtype, or run under torch.autocast",
+        )
+    return _SupportLinear.apply(x, support and support.deltas, bias, support, weight, product)
+
+
+def sparse_delta_linear(
+    x: Tensor,
+    weight: Tensor | Callable[[], Tensor],
+    indices: Tensor,
+    deltas: Tensor,
+    bias: Tensor | None = None,
+    neurons: Tensor | None = None,
+    *,
+    transposed: bool = False,
+    mode: str = "inplace",
+    product: str = "auto",
+) -> Tensor:
+    """y = x (W + P⊙Θ)ᵀ + bias (Eq. 4), without a merged copy that outlives a product and without a dense gradient.
+
+    Args:
+        x: [..., I], the weight's dtype (any under autocast).
+        weight: [O, I], any float dtype and layout, frozen; or a function that makes it afresh. With mode "inplace" its
+            storage changes during the call and is the same again, bit for bit, when the call ends in any way.
+        indices: [N, K], any integer dtype, in [0, I), distinct along each row.
+        deltas: [N, K], any float dtype. Added in at least float32, rounded once to the weight's dtype.
+        bias: [O] or None.
+        neurons: [N], any integer dtype, in [0, O): the rows that the deltas belong to; None for N = O.
+        transposed: the weight is stored as [I, O].
+        mode: "inplace" or "transient" (a copy takes the deltas and is freed at once).
+        product: "sparse", "dense" or "auto": how the gradient of the deltas is computed.
+
+    Returns:
+        [..., O]. Differentiable once in x, deltas and bias.
+
+    Raises:
+        WeightError: the weight requires a gradient, has another dtype than x, or changed before backward.
+    """
+    support = Support(indices, deltas, neurons, (deltas,))
+    return support_linear(x, FrozenWeight(weight, transposed, mode), support, bias, product)

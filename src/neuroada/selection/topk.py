@@ -1,0 +1,78 @@
+"""Top k of each row, the same on every device: ties go to the lower index (invariant I7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroada.errors import WeightError
+from neuroada.selection.coverage import generator_for
+from neuroada.selection.scores import SCORES
+
+ROW_BLOCK_ENTRIES = 1 << 24
+"""Scores held at a time: 16.8 M entries, 64 MiB in float32, so that no weight is ever copied whole."""
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Positions of the k largest scores of each row, ascending; among equal scores the lower position wins.
+
+    Args:
+        scores: [rows, I], any real dtype, without NaN.
+        k: in [1, I].
+
+    Returns:
+        int64 [rows, k], strictly ascending along each row.
+    """
+    if k == 1:
+        return scores.argmax(dim=1, keepdim=True)
+    values, chosen = scores.topk(k, dim=1)
+    threshold = values[:, -1:]
+    # topk leaves open which of several entries equal to the k-th value it returns: settle those rows by a stable sort.
+    ambiguous = (scores >= threshold).sum(dim=1) > k
+    if ambiguous.any():
+        rows = ambiguous.nonzero().squeeze(1)
+        chosen[rows] = scores[rows].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return chosen.sort(dim=1).values
+
+
+def select(
+    weight: Tensor, k: int, selection: str, seed: int, name: str, neurons: Tensor | None = None
+) -> Tensor:
+    """Choose k inputs for each (covered) neuron of a weight.
+
+    Works in row blocks, so that it needs little more memory than its result.
+
+    Args:
+        weight: [O, I], any float dtype and layout, finite.
+        k: in [1, I].
+        selection: a name in `SCORES`.
+        seed: of random selection.
+        name: of the weight in its model, so that random choices do not depend on module order.
+        neurons: int64 [N] ascending, or None for all O.
+
+    Returns:
+        int32 [N, k], strictly ascending along each row, on the weight's device.
+    """
+    score = SCORES[selection]
+    generator = generator_for(seed, name, selection)
+    count = weight.shape[0] if neurons is None else len(neurons)
+    indices = torch.empty(count, k, dtype=torch.int32, device=weight.device)
+    rows_per_block = max(1, ROW_BLOCK_ENTRIES // weight.shape[1])
+    for start in range(0, count, rows_per_block):
+        stop = min(start + rows_per_block, count)
+        rows = weight[start:stop] if neurons is None else weight[neurons[start:stop].to(weight.device)]
+        indices[start:stop] = top_k(score(rows, generator), k)
+    return indices
+
+
+def require_finite(weight: Tensor, name: str) -> None:
+    """Raise WeightError if the weight called `name` holds NaN or infinity; one pass, no copy."""
+    lowest, highest = weight.aminmax()
+    if lowest.isfinite() and highest.isfinite():
+        return
+    bad = weight.numel() - int(weight.isfinite().sum())
+    raise WeightError(
+        f"Adapting {name}",
+        f"{bad} of its {weight.numel()} weights are NaN or infinite",
+        "Load the base weights before adapting them, and check the checkpoint for damage",
+    )

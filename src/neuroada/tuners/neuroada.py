@@ -1,0 +1,157 @@
+"""NeuroAda as a PEFT tuner."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    _ExcludedModule,
+    _maybe_include_all_linear_layers,
+)
+from torch import Tensor, nn
+
+from neuroada.config import NeuroAdaConfig
+from neuroada.errors import MergeError, TargetError
+from neuroada.layers import NeuroAdaLinear
+from neuroada.layers.base import require_supported
+from neuroada.selection import require_finite
+from neuroada.tuners import files
+
+
+class NeuroAdaModel(BaseTuner):
+    """Replaces targeted linear layers by `NeuroAdaLinear`; made by `peft.get_peft_model` and PeftModel."""
+
+    prefix = "neuroada_"
+    tuner_layer_cls = NeuroAdaLinear
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT's class attribute)
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = "all-linear"
+        return peft_config
+
+    def _prepare_model(self, peft_config: NeuroAdaConfig, model: nn.Module) -> None:
+        """Look at every target before anything is changed."""
+        _maybe_include_all_linear_layers(peft_config, model)
+        targets = self._targets(peft_config, model)
+        clamped = []
+        for name, module in targets.items():
+            if isinstance(module, BaseTunerLayer) and not isinstance(module, NeuroAdaLinear):
+                raise TargetError(
+                    f"Adapting the module {name}",
+                    f"it already has an adapter of another kind ({type(module).__module__}.{type(module).__name__})",
+                    "Merge or unload that adapter first",
+                )
+            base_layer = module.get_base_layer() if isinstance(module, NeuroAdaLinear) else module
+            require_supported(base_layer, name)
+            weight = base_layer.weight
+            if weight.is_floating_point() and not weight.is_meta and not peft_config.inference_mode:
+                require_finite(weight.detach(), name)
+            inputs = module.in_features if hasattr(module, "in_features") else weight.shape[0]
+            if peft_config.k is not None and peft_config.k > inputs:
+                clamped.append(f"{name} ({inputs} inputs)")
+        if clamped:
+            warnings.warn(
+                f"k={peft_config.k} is more than these weights have inputs, so all of their inputs are used: "
+                + ", ".join(clamped),
+                stacklevel=2,
+            )
+
+    def _targets(self, peft_config: NeuroAdaConfig, model: nn.Module) -> dict[str, nn.Module]:
+        modules = {name: module for name, module in model.named_modules() if name}
+        inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
+        modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
+        matches = {name: self._check_target_module_exists(peft_config, name) for name in modules}
+        targets = {name: modules[name] for name, match in matches.items() if match}
+        excluded = any(isinstance(match, _ExcludedModule) for match in matches.values())
+        if not targets and not excluded and peft_config.layers_to_transform is None:
+            raise _nothing_matched(peft_config.target_modules, modules)
+        return targets
+
+    def _create_and_replace(
+        self,
+        peft_config: NeuroAdaConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(target, NeuroAdaLinear):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = NeuroAdaLinear(target, adapter_name, peft_config, current_key, **self._quantization(target))
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        setattr(parent, target_name, layer)
+
+    def _quantization(self, target: nn.Module) -> dict[str, Any]:
+        config = getattr(self.model, "hf_quantizer", None)
+        config = getattr(config, "quantization_config", None)
+        if hasattr(config, "get_apply_tensor_subclass"):
+            return {"get_apply_tensor_subclass": config.get_apply_tensor_subclass}
+        return {}
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Nothing: `delta_dtype` alone decides what the deltas are."""
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge as PEFT does.
+
+        Raises:
+            MergeError: all of these adapters are merged already.
+        """
+        names = self.active_adapters if adapter_names is None else adapter_names
+        layers = [module for module in self.model.modules() if isinstance(module, NeuroAdaLinear)]
+        wanted = [set(layer.present(names)) for layer in layers]
+        if any(wanted) and all(
+            want <= set(layer.merged_adapters) for want, layer in zip(wanted, layers, strict=True)
+        ):
+            raise MergeError(
+                f"Merging {', '.join(names)}",
+                "merged already",
+                "Call unmerge_adapter() first, or merge_and_unload() for a model without adapters",
+            )
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        return files.pack(model, adapter_name, state_dict)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        unpacked = files.unpack(model, config, adapter_name, state_dict)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, unpacked)
+
+
+def _nothing_matched(asked: Any, modules: dict[str, nn.Module]) -> TargetError:
+    names = [asked] if isinstance(asked, str) else sorted(asked or ())
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in modules.items()
+        if getattr(module, "weight", None) is not None
+    }
+    known = sorted(linear)
+    near = sorted(
+        {match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)}
+    )
+    return TargetError(
+        f"target_modules={names}",
+        "no module of the model has such a name",
+        f"Did you mean {', '.join(near)}" if near else f"Modules with a weight: {', '.join(known[:20])}",
+    )
