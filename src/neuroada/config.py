@@ -63,9 +63,7 @@ class NeuroAdaConfig(PeftConfig):
         default=None,
         metadata={"help": "Deltas as a fraction of the adapted weights, in (0, 1]; at least one a neuron."},
     )
-    selection: str = field(
-        default="magnitude", metadata={"help": f"Which inputs are chosen: {', '.join(SCORES)}."}
-    )
+    selection: str = field(default="magnitude", metadata={"help": f"Which inputs are chosen: {', '.join(SCORES)}."})
     coverage: float = field(
         default=1.0, metadata={"help": "Fraction of the neurons of each weight that get deltas, in (0, 1]."}
     )
@@ -82,15 +80,11 @@ class NeuroAdaConfig(PeftConfig):
     )
     init_weights: bool = field(
         default=True,
-        metadata={
-            "help": "Start with zero deltas, so that the adapted model is the base model. False: random."
-        },
+        metadata={"help": "Start with zero deltas, so that the adapted model is the base model. False: random."},
     )
     verify_base: bool = field(
         default=True,
-        metadata={
-            "help": "On loading, refuse a base model whose weights are not those that were trained on."
-        },
+        metadata={"help": "On loading, refuse a base model whose weights are not those that were trained on."},
     )
     target_modules: list[str] | str | None = field(
         default=None,
@@ -126,11 +120,7 @@ class NeuroAdaConfig(PeftConfig):
                 "the fraction of neurons must be above 0 and at most 1",
                 "Give a value in (0, 1]; 1.0 covers every neuron",
             )
-        if (
-            isinstance(self.target_modules, str)
-            and self.target_modules != "all-linear"
-            and self.layers_pattern
-        ):
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear" and self.layers_pattern:
             raise ConfigError(
                 f"layers_pattern={self.layers_pattern!r} with target_modules={self.target_modules!r}",
                 "a regex already says which layers are meant",

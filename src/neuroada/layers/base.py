@@ -33,9 +33,7 @@ def require_supported(base_layer: nn.Module, name: str) -> None:
             return
         found = f"its {backend.backend_name} weights cannot be dequantised"
     elif isinstance(base_layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        found = (
-            "torch.nn.MultiheadAttention reads its weight directly, so that an adapter would have no effect"
-        )
+        found = "torch.nn.MultiheadAttention reads its weight directly, so that an adapter would have no effect"
     elif type(base_layer).forward in (nn.Linear.forward, Conv1D.forward):
         return
     else:
@@ -72,9 +70,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
 
     @abstractmethod
-    def _adapted_forward(
-        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]
-    ) -> Tensor:
+    def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         """The layer's output with these adapters, unmerged (none of them if empty)."""
 
     @abstractmethod

@@ -34,9 +34,7 @@ class NeuroAdaLinear(AdapterLayer):
     adapter_layer_names = ("neuroada_deltas",)
     other_param_names = ("neuroada_indices", "neuroada_neurons", "mode")
 
-    def __init__(
-        self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str, **kwargs: Any
-    ):
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str, **kwargs: Any):
         super().__init__(base_layer, name, **kwargs)
         self.neuroada_deltas = nn.ParameterDict()
         self.neuroada_indices = BufferDict(persistent=True)
@@ -55,9 +53,7 @@ class NeuroAdaLinear(AdapterLayer):
         neurons = covered_neurons(self.out_features, config.coverage, config.seed, self.name)
         shape = (self.out_features if neurons is None else len(neurons), per_neuron)
         make = torch.zeros if config.init_weights else torch.randn
-        self.neuroada_deltas[adapter_name] = nn.Parameter(
-            make(shape, dtype=getattr(torch, config.delta_dtype))
-        )
+        self.neuroada_deltas[adapter_name] = nn.Parameter(make(shape, dtype=getattr(torch, config.delta_dtype)))
         self.mode[adapter_name] = config.mode
         with onload_layer(self):
             if self.neuroada_deltas[adapter_name].is_meta or self.get_base_layer().weight.is_meta:
@@ -72,9 +68,7 @@ class NeuroAdaLinear(AdapterLayer):
                 )
             self._move_adapter_to_device_of_base_layer(adapter_name)
         if neurons is not None:
-            self.neuroada_neurons[adapter_name] = neurons.to(
-                self.neuroada_indices[adapter_name].device, torch.int32
-            )
+            self.neuroada_neurons[adapter_name] = neurons.to(self.neuroada_indices[adapter_name].device, torch.int32)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def resize(self, adapter_name: str, shape: tuple[int, int], covers_all: bool) -> None:
@@ -85,18 +79,12 @@ class NeuroAdaLinear(AdapterLayer):
                 torch.zeros(shape, dtype=deltas.dtype, device=deltas.device),
                 requires_grad=deltas.requires_grad,
             )
-            self.neuroada_indices[adapter_name] = torch.zeros(
-                shape, dtype=indices.dtype, device=indices.device
-            )
+            self.neuroada_indices[adapter_name] = torch.zeros(shape, dtype=indices.dtype, device=indices.device)
         if covers_all:
             if adapter_name in self.neuroada_neurons:
                 del self.neuroada_neurons[adapter_name]
-        elif (
-            adapter_name not in self.neuroada_neurons or len(self.neuroada_neurons[adapter_name]) != shape[0]
-        ):
-            self.neuroada_neurons[adapter_name] = torch.zeros(
-                shape[0], dtype=torch.int32, device=indices.device
-            )
+        elif adapter_name not in self.neuroada_neurons or len(self.neuroada_neurons[adapter_name]) != shape[0]:
+            self.neuroada_neurons[adapter_name] = torch.zeros(shape[0], dtype=torch.int32, device=indices.device)
 
     def support(self, names: list[str]) -> Support | None:
         """The deltas of these adapters together, or None without any."""
@@ -104,7 +92,7 @@ class NeuroAdaLinear(AdapterLayer):
             Support(
                 self.neuroada_indices[name],
                 self.neuroada_deltas[name],
-                self.neuroada_neurons[name] if name in self.neuroada_neurons else None,
+                dict(self.neuroada_neurons.items()).get(name),
                 (self.neuroada_deltas[name],),
             )
             for name in names
@@ -125,9 +113,7 @@ class NeuroAdaLinear(AdapterLayer):
         support = Support(*(part if part is None else part.to(stored.device) for part in support.parts()))
         if self.merged:
             copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
-            self._restore_merged(
-                copy, {key: part.to(stored.device) for key, part in self.merge_record.items()}
-            )
+            self._restore_merged(copy, {key: part.to(stored.device) for key, part in self.merge_record.items()})
             return read(copy, support)
         if self._is_held():
             stored = self.get_base_layer().weight
@@ -139,17 +125,11 @@ class NeuroAdaLinear(AdapterLayer):
         support = self.support([adapter])
         deltas = support.deltas
         dense = deltas.new_zeros(self.out_features, self.in_features)
-        rows = (
-            torch.arange(len(deltas), device=deltas.device)
-            if support.neurons is None
-            else support.neurons.long()
-        )
+        rows = torch.arange(len(deltas), device=deltas.device) if support.neurons is None else support.neurons.long()
         dense = dense.index_put((rows[:, None].expand(deltas.shape), support.indices.long()), deltas)
         return dense.T if self.transposed else dense
 
-    def _adapted_forward(
-        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]
-    ) -> Tensor:
+    def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         return support_linear(x, weight, self.support(names), bias)
 
     @torch.no_grad()
@@ -164,9 +144,7 @@ class NeuroAdaLinear(AdapterLayer):
         requested = {self.mode[name] for name in names} - {"auto"}
         return "transient" if "transient" in requested else next(iter(requested), "auto")
 
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move one adapter; its dtype stays what the configuration says, whatever the base layer's is."""
         if device is None:
             device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())

@@ -35,9 +35,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return chosen.sort(dim=1).values
 
 
-def select(
-    weight: Tensor, k: int, selection: str, seed: int, name: str, neurons: Tensor | None = None
-) -> Tensor:
+def select(weight: Tensor, k: int, selection: str, seed: int, name: str, neurons: Tensor | None = None) -> Tensor:
     """Choose k inputs for each (covered) neuron of a weight.
 
     Works in row blocks, so that it needs little more memory than its result.

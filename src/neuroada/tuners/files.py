@@ -27,9 +27,7 @@ PEFT_PREFIX = "base_model.model."
 
 def smallest_unsigned(bound: int) -> torch.dtype:
     """The smallest unsigned type that holds every integer in [0, bound)."""
-    return next(
-        dtype for dtype in (torch.uint8, torch.uint16, torch.uint32) if bound <= torch.iinfo(dtype).max + 1
-    )
+    return next(dtype for dtype in (torch.uint8, torch.uint16, torch.uint32) if bound <= torch.iinfo(dtype).max + 1)
 
 
 def _layers(model: nn.Module, adapter_name: str) -> dict[str, NeuroAdaLinear]:
@@ -58,9 +56,7 @@ def pack(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> 
     return packed
 
 
-def unpack(
-    model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def unpack(model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Check the entries of a file against the model, all of them before anything is changed, and make room for them.
 
     Returns:
@@ -121,11 +117,7 @@ def _require_sound(name: str, entry: dict[str, Tensor], layer: NeuroAdaLinear) -
     if deltas.shape != indices.shape or deltas.ndim != 2:
         raise refuse(f"deltas have shape {list(deltas.shape)} and indices {list(indices.shape)}")
     covered = layer.out_features if neurons is None else len(neurons)
-    if (
-        len(deltas) != covered
-        or covered > layer.out_features
-        or not 1 <= deltas.shape[1] <= layer.in_features
-    ):
+    if len(deltas) != covered or covered > layer.out_features or not 1 <= deltas.shape[1] <= layer.in_features:
         raise refuse(f"deltas have shape {list(deltas.shape)} for {covered} covered neurons")
     if not deltas.is_floating_point() or not deltas.isfinite().all():
         raise refuse("some deltas are not finite numbers")
@@ -139,9 +131,7 @@ def _require_sound(name: str, entry: dict[str, Tensor], layer: NeuroAdaLinear) -
             raise refuse("covered neurons are out of range, repeated or out of order")
 
 
-def _verify_base(
-    entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroAdaLinear], prints: Tensor
-) -> None:
+def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroAdaLinear], prints: Tensor) -> None:
     if prints.shape != (len(entries), fingerprint.LENGTH) or prints.dtype != torch.uint8:
         raise AdapterFileError(
             "Loading a NeuroAda adapter",

@@ -110,9 +110,7 @@ class NeuroAdaModel(BaseTuner):
         names = self.active_adapters if adapter_names is None else adapter_names
         layers = [module for module in self.model.modules() if isinstance(module, NeuroAdaLinear)]
         wanted = [set(layer.present(names)) for layer in layers]
-        if any(wanted) and all(
-            want <= set(layer.merged_adapters) for want, layer in zip(wanted, layers, strict=True)
-        ):
+        if any(wanted) and all(want <= set(layer.merged_adapters) for want, layer in zip(wanted, layers, strict=True)):
             raise MergeError(
                 f"Merging {', '.join(names)}",
                 "merged already",
@@ -142,14 +140,10 @@ class NeuroAdaModel(BaseTuner):
 def _nothing_matched(asked: Any, modules: dict[str, nn.Module]) -> TargetError:
     names = [asked] if isinstance(asked, str) else sorted(asked or ())
     linear = {
-        name.rpartition(".")[2]
-        for name, module in modules.items()
-        if getattr(module, "weight", None) is not None
+        name.rpartition(".")[2] for name, module in modules.items() if getattr(module, "weight", None) is not None
     }
     known = sorted(linear)
-    near = sorted(
-        {match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)}
-    )
+    near = sorted({match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)})
     return TargetError(
         f"target_modules={names}",
         "no module of the model has such a name",

@@ -26,8 +26,7 @@ class _SupportLinear(torch.autograd.Function):
         weight: FrozenWeight,
         product: str,
     ) -> Tensor:
-        needs_x, needs_deltas, _ = ctx.needs_input_grad[:3]
-        ctx.save_for_backward(x if needs_deltas else None, deltas)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, deltas)
         ctx.support, ctx.weight, ctx.product, ctx.x_shape, ctx.dtype = (
             support,
             weight,
@@ -50,9 +49,7 @@ class _SupportLinear(torch.autograd.Function):
         with torch.autocast(dy.device.type, enabled=False):
             if needs_x:
                 _require_unchanged(ctx.weight, ctx.version, dy.device)
-                support = ctx.support and Support(
-                    ctx.support.indices, deltas, ctx.support.neurons, ctx.support.sources
-                )
+                support = ctx.support and Support(ctx.support.indices, deltas, ctx.support.neurons, ctx.support.sources)
                 with resident(ctx.weight, support) as merged:
                     dx = (rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
             if needs_deltas:
@@ -75,9 +72,7 @@ def _require_unchanged(weight: FrozenWeight, version: int | None, device: torch.
         found = "the frozen weight was written to after the forward pass that used it"
     else:
         return
-    raise WeightError(
-        "Backward through an adapted layer", found, "Move or load base weights between steps instead"
-    )
+    raise WeightError("Backward through an adapted layer", found, "Move or load base weights between steps instead")
 
 
 def support_linear(

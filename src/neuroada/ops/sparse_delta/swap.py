@@ -244,9 +244,7 @@ def combine(supports: list[Support], in_features: int) -> Support:
     places = []
     for support in supports:
         device = support.indices.device
-        rows = (
-            torch.arange(len(support.indices), device=device) if support.neurons is None else support.neurons
-        )
+        rows = torch.arange(len(support.indices), device=device) if support.neurons is None else support.neurons
         places.append((rows.long()[:, None] * in_features + support.indices.long()).flatten())
     joint, which = torch.unique(torch.cat(places), return_inverse=True)
     total = torch.zeros(joint.shape, dtype=wide, device=joint.device)
