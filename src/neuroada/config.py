@@ -86,11 +86,11 @@ class NeuroAdaConfig(PeftConfig):
         default=True,
         metadata={"help": "On loading, refuse a base model whose weights are not those that were trained on."},
     )
-    target_modules: list[str] | str | None = field(
+    target_modules: list[str] | set[str] | str | None = field(
         default=None,
         metadata={"help": "Names (or a regex) of the modules to adapt; None means 'all-linear'."},
     )
-    exclude_modules: list[str] | str | None = field(
+    exclude_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Names (or a regex) of modules to leave out."}
     )
     layers_to_transform: list[int] | int | None = field(
@@ -105,7 +105,7 @@ class NeuroAdaConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.peft_type = PeftType["NEUROADA"]
+        self.peft_type = PeftType("NEUROADA")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
@@ -159,7 +159,7 @@ class NeuroAdaConfig(PeftConfig):
     def entries_per_neuron(self, in_features: int) -> int:
         """K for a weight with I = `in_features`: k, or the budget's share of I; in [1, I]."""
         if self.budget is None:
-            wanted = self.k
+            wanted = self.k or 1
         else:
             wanted = round(self.budget * in_features / self.coverage)
         return max(1, min(wanted, in_features))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -52,6 +52,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     A method implements `_adapted_forward`, `_write_merged` and `_restore_merged`; all the rest is here.
     """
 
+    base_layer: nn.Module
+    in_features: int
+    out_features: int
+    merge_record: BufferDict
+
     def __init__(self, base_layer: nn.Module, name: str = "", **kwargs: Any) -> None:
         nn.Module.__init__(self)
         require_supported(base_layer, name)
@@ -65,9 +70,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         )
         self.transposed = isinstance(base_layer, Conv1D)
         if self.transposed:
-            self.in_features, self.out_features = base_layer.weight.shape
+            self.in_features, self.out_features = self.stored_weight.shape
         else:
-            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+            self.in_features, self.out_features = cast("tuple[int, int]", _get_in_out_features(base_layer))
 
     @abstractmethod
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
@@ -85,6 +90,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def _requested_mode(self, names: list[str]) -> str:
         """The mode that the configurations of these adapters ask for."""
 
+    @property
+    def stored_weight(self) -> Tensor:
+        """The base layer's weight as it is stored: [O, I], [I, O] if `transposed`, or packed if quantised."""
+        return cast(Tensor, self.get_base_layer().weight)
+
     def present(self, names: list[str]) -> list[str]:
         """Those of the named adapters that exist on this layer."""
         available = self._get_available_adapters()
@@ -94,7 +104,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""
         names = self.present(self.active_adapters) if names is None else names
         quantized = self.quantization_backend is not None
-        weight = None if quantized else self.get_base_layer().weight
+        weight = None if quantized else self.stored_weight
         return resolve_mode(
             self._requested_mode(names),
             quantized=quantized,
@@ -107,7 +117,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         mode, _ = self.resolved_mode(names)
         if self.quantization_backend is not None:
             return FrozenWeight(self.get_base_weight, mode=mode)
-        return FrozenWeight(self.get_base_layer().weight, self.transposed, mode)
+        return FrozenWeight(self.stored_weight, self.transposed, mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., I] → [..., O], in the base layer's dtype."""
@@ -118,7 +128,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
 
         def compute(x: Tensor) -> Tensor:
-            return self._adapted_forward(x, self.frozen_weight(names), self.get_base_layer().bias, names)
+            return self._adapted_forward(x, self.frozen_weight(names), self.bias, names)
 
         return _through(self.base_layer, compute, x)
 
@@ -154,10 +164,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
 
     def _weight_alias(self) -> Tensor:
-        return FrozenWeight(self.get_base_layer().weight, self.transposed).alias()
+        return FrozenWeight(self.stored_weight, self.transposed).alias()
 
     def _is_held(self) -> bool:
-        return self.quantization_backend is None and is_held(self.get_base_layer().weight)
+        return self.quantization_backend is None and is_held(self.stored_weight)
 
     def _require_mergeable(self) -> None:
         if self.quantization_backend is not None:

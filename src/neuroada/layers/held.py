@@ -43,10 +43,10 @@ def held(model: nn.Module) -> Iterator[None]:
                 continue
             names = layer.present(layer.active_adapters)
             weight = layer.frozen_weight(names)
-            if not names or weight.mode != "inplace" or weight.parameter.is_meta:
+            parameter = weight.parameter
+            if not names or weight.mode != "inplace" or parameter is None or parameter.is_meta:
                 continue
-            shared = uses[weight.parameter.untyped_storage().data_ptr()] > 1
-            if shared or is_held(weight.parameter):
+            if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
                 continue
             entered.append(weight)
             hold(weight, layer.support(names))

@@ -56,7 +56,7 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_deltas[adapter_name] = nn.Parameter(make(shape, dtype=getattr(torch, config.delta_dtype)))
         self.mode[adapter_name] = config.mode
         with onload_layer(self):
-            if self.neuroada_deltas[adapter_name].is_meta or self.get_base_layer().weight.is_meta:
+            if self.neuroada_deltas[adapter_name].is_meta or self.stored_weight.is_meta:
                 self.neuroada_deltas[adapter_name] = nn.Parameter(
                     self.neuroada_deltas[adapter_name].detach().to("meta")
                 )
@@ -71,10 +71,10 @@ class NeuroAdaLinear(AdapterLayer):
             self.neuroada_neurons[adapter_name] = neurons.to(self.neuroada_indices[adapter_name].device, torch.int32)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def resize(self, adapter_name: str, shape: tuple[int, int], covers_all: bool) -> None:
+    def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
         """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
         deltas, indices = self.neuroada_deltas[adapter_name], self.neuroada_indices[adapter_name]
-        if tuple(deltas.shape) != shape:
+        if deltas.shape != shape:
             self.neuroada_deltas[adapter_name] = nn.Parameter(
                 torch.zeros(shape, dtype=deltas.dtype, device=deltas.device),
                 requires_grad=deltas.requires_grad,
@@ -86,18 +86,21 @@ class NeuroAdaLinear(AdapterLayer):
         elif adapter_name not in self.neuroada_neurons or len(self.neuroada_neurons[adapter_name]) != shape[0]:
             self.neuroada_neurons[adapter_name] = torch.zeros(shape[0], dtype=torch.int32, device=indices.device)
 
-    def support(self, names: list[str]) -> Support | None:
-        """The deltas of these adapters together, or None without any."""
+    def support(self, names: list[str]) -> Support:
+        """The deltas of these adapters, at least one, together."""
         supports = [
             Support(
                 self.neuroada_indices[name],
                 self.neuroada_deltas[name],
-                dict(self.neuroada_neurons.items()).get(name),
+                self._neurons(name),
                 (self.neuroada_deltas[name],),
             )
             for name in names
         ]
-        return combine(supports, self.in_features) if supports else None
+        return combine(supports, self.in_features)
+
+    def _neurons(self, name: str) -> Tensor | None:
+        return self.neuroada_neurons[name] if name in self.neuroada_neurons else None  # noqa: SIM401 (it has no get)
 
     def originals(self, support: Support, stored: Tensor | None) -> Tensor | None:
         """The pretrained values [N, K] at a support, merged or not; None where they cannot be had.
@@ -110,13 +113,13 @@ class NeuroAdaLinear(AdapterLayer):
             return read(self.get_base_weight(), support)
         if stored is None or stored.is_meta or type(stored) not in (Tensor, nn.Parameter):
             return None
-        support = Support(*(part if part is None else part.to(stored.device) for part in support.parts()))
+        support = support.to(stored.device)
         if self.merged:
             copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
             self._restore_merged(copy, {key: part.to(stored.device) for key, part in self.merge_record.items()})
             return read(copy, support)
         if self._is_held():
-            stored = self.get_base_layer().weight
+            stored = self.stored_weight
         with resident(FrozenWeight(stored, self.transposed), None) as weight:
             return read(weight, support)
 
@@ -130,7 +133,7 @@ class NeuroAdaLinear(AdapterLayer):
         return dense.T if self.transposed else dense
 
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
-        return support_linear(x, weight, self.support(names), bias)
+        return support_linear(x, weight, self.support(names) if names else None, bias)
 
     @torch.no_grad()
     def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:

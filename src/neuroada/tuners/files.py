@@ -8,9 +8,9 @@ in the smallest unsigned type that holds I, `neuroada_neurons` [N] likewise for 
 from __future__ import annotations
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
 
+from neuroada.config import NeuroAdaConfig
 from neuroada.errors import AdapterFileError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import Support
@@ -56,7 +56,9 @@ def pack(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> 
     return packed
 
 
-def unpack(model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def unpack(
+    model: nn.Module, config: NeuroAdaConfig, adapter_name: str, state_dict: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Check the entries of a file against the model, all of them before anything is changed, and make room for them.
 
     Returns:
@@ -82,7 +84,7 @@ def unpack(model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: 
     if config.verify_base and FINGERPRINTS in state_dict:
         _verify_base(entries, layers, state_dict[FINGERPRINTS])
     for name, entry in entries.items():
-        layers[name].resize(adapter_name, tuple(entry[DELTAS].shape), NEURONS not in entry)
+        layers[name].resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
     return unpacked
 
 
@@ -141,7 +143,7 @@ def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroA
     for name, expected in zip(sorted(entries), prints, strict=True):
         entry, layer = entries[name], layers[name]
         support = Support(entry[INDICES], entry[DELTAS], entry.get(NEURONS))
-        originals = layer.originals(support, layer.get_base_layer().weight)
+        originals = layer.originals(support, layer.stored_weight)
         difference = fingerprint.difference(expected, originals, exact=layer.quantization_backend is None)
         if difference is not None:
             raise AdapterFileError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
     _ExcludedModule,
+    _get_in_out_features,
     _maybe_include_all_linear_layers,
 )
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class NeuroAdaModel(BaseTuner):
     tuner_layer_cls = NeuroAdaLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT's class attribute)
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+    def _prepare_adapter_config(self, peft_config: NeuroAdaConfig, model_config: dict) -> NeuroAdaConfig:
         if peft_config.target_modules is None:
             peft_config.target_modules = "all-linear"
         return peft_config
@@ -41,18 +42,9 @@ class NeuroAdaModel(BaseTuner):
         targets = self._targets(peft_config, model)
         clamped = []
         for name, module in targets.items():
-            if isinstance(module, BaseTunerLayer) and not isinstance(module, NeuroAdaLinear):
-                raise TargetError(
-                    f"Adapting the module {name}",
-                    f"it already has an adapter of another kind ({type(module).__module__}.{type(module).__name__})",
-                    "Merge or unload that adapter first",
-                )
-            base_layer = module.get_base_layer() if isinstance(module, NeuroAdaLinear) else module
-            require_supported(base_layer, name)
-            weight = base_layer.weight
+            weight, inputs = _require_adaptable(module, name)
             if weight.is_floating_point() and not weight.is_meta and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
-            inputs = module.in_features if hasattr(module, "in_features") else weight.shape[0]
             if peft_config.k is not None and peft_config.k > inputs:
                 clamped.append(f"{name} ({inputs} inputs)")
         if clamped:
@@ -133,8 +125,22 @@ class NeuroAdaModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        unpacked = files.unpack(model, config, adapter_name, state_dict)
+        unpacked = files.unpack(model, cast(NeuroAdaConfig, config), adapter_name, state_dict)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, unpacked)
+
+
+def _require_adaptable(module: nn.Module, name: str) -> tuple[Tensor, int]:
+    """(stored weight, I) of a target, or a TargetError that says why it cannot be adapted."""
+    if isinstance(module, NeuroAdaLinear):
+        return module.stored_weight, module.in_features
+    if isinstance(module, BaseTunerLayer):
+        raise TargetError(
+            f"Adapting the module {name}",
+            f"it already has an adapter of another kind ({type(module).__module__}.{type(module).__name__})",
+            "Merge or unload that adapter first",
+        )
+    require_supported(module, name)
+    return cast(Tensor, module.weight), _get_in_out_features(module)[0] or 0
 
 
 def _nothing_matched(asked: Any, modules: dict[str, nn.Module]) -> TargetError:

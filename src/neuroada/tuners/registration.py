@@ -17,9 +17,7 @@ def add_peft_type(name: str) -> PeftType:
     if name in PeftType.__members__:
         return PeftType[name]
     member = str.__new__(PeftType, name)
-    member._name_ = name
-    member._value_ = name
-    member._sort_order_ = len(PeftType.__members__)
+    member.__dict__.update(_name_=name, _value_=name, _sort_order_=len(PeftType.__members__))
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member

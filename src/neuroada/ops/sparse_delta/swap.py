@@ -53,9 +53,10 @@ class Support:
     neurons: Tensor | None = None
     sources: tuple[Tensor, ...] = ()
 
-    def parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(indices, deltas, neurons)."""
-        return self.indices, self.deltas, self.neurons
+    def to(self, device: torch.device) -> Support:
+        """The same support on another device."""
+        neurons = None if self.neurons is None else self.neurons.to(device)
+        return Support(self.indices.to(device), self.deltas.to(device), neurons, self.sources)
 
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Identity and version of the sources: equal stamps mean equal deltas."""
@@ -204,8 +205,12 @@ def hold(weight: FrozenWeight, support: Support) -> None:
     """Put a support into a parameter and leave it there until `release`.
 
     Raises:
-        WeightError: another support is held in this parameter.
+        WeightError: another support is held in this parameter, or the weight has none.
     """
+    if weight.parameter is None:
+        raise WeightError(
+            "Holding a support in a weight", "it is made afresh for each use", "Hold weights that are stored dense"
+        )
     state = _state_of(weight.parameter)
     with _locked(state):
         if state.held is not None:
@@ -221,7 +226,9 @@ def hold(weight: FrozenWeight, support: Support) -> None:
 
 def release(weight: FrozenWeight) -> None:
     """Take the held support, if there is one, out again, bit for bit."""
-    state = _state_of(weight.parameter)
+    state = None if weight.parameter is None else _STATES.get(weight.parameter)
+    if state is None:
+        return
     with _locked(state):
         if state.held is not None:
             restore(weight.alias(), state.held.where, state.held.originals)
