@@ -11,6 +11,7 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
+from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -22,12 +23,19 @@ _HOOKED_LAYER = threading.RLock()
 """Hooked base layers run one thread at a time: their forward method is replaced for the length of a call."""
 
 
+def _quantization_backend(base_layer: nn.Module) -> QuantizationBackend | None:
+    def quantise_again() -> None:  # what torchao needs for merging, which `merge` refuses
+        raise NotImplementedError
+
+    return resolve_quantization_backend(base_layer, get_apply_tensor_subclass=quantise_again)
+
+
 def require_supported(base_layer: nn.Module, name: str) -> None:
     """Raise TargetError unless the layer computes x Wᵀ + b from a weight that can be read.
 
     Accepted: torch.nn.Linear, Transformers' Conv1D, and quantised linear layers whose weight PEFT can dequantise.
     """
-    backend = resolve_quantization_backend(base_layer)
+    backend = _quantization_backend(base_layer)
     if backend is not None:
         if backend.supports_merge and backend.layer_type == "linear":
             return
@@ -57,7 +65,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     out_features: int
     merge_record: BufferDict
 
-    def __init__(self, base_layer: nn.Module, name: str = "", **kwargs: Any) -> None:
+    def __init__(self, base_layer: nn.Module, name: str = "") -> None:
         nn.Module.__init__(self)
         require_supported(base_layer, name)
         self.base_layer = base_layer
@@ -65,9 +73,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters = []
         self.merge_record = BufferDict(persistent=False)
-        self.quantization_backend = resolve_quantization_backend(
-            base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = _quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
         if self.transposed:
             self.in_features, self.out_features = self.stored_weight.shape

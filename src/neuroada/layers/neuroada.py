@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import onload_layer
@@ -34,8 +32,8 @@ class NeuroAdaLinear(AdapterLayer):
     adapter_layer_names = ("neuroada_deltas",)
     other_param_names = ("neuroada_indices", "neuroada_neurons", "mode")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str, **kwargs: Any):
-        super().__init__(base_layer, name, **kwargs)
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str):
+        super().__init__(base_layer, name)
         self.neuroada_deltas = nn.ParameterDict()
         self.neuroada_indices = BufferDict(persistent=True)
         self.neuroada_neurons = BufferDict(persistent=True)

@@ -43,7 +43,8 @@ class NeuroAdaModel(BaseTuner):
         clamped = []
         for name, module in targets.items():
             weight, inputs = _require_adaptable(module, name)
-            if weight.is_floating_point() and not weight.is_meta and not peft_config.inference_mode:
+            dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
+            if dense and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
             if peft_config.k is not None and peft_config.k > inputs:
                 clamped.append(f"{name} ({inputs} inputs)")
@@ -78,17 +79,10 @@ class NeuroAdaModel(BaseTuner):
         if isinstance(target, NeuroAdaLinear):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = NeuroAdaLinear(target, adapter_name, peft_config, current_key, **self._quantization(target))
+        layer = NeuroAdaLinear(target, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         setattr(parent, target_name, layer)
-
-    def _quantization(self, target: nn.Module) -> dict[str, Any]:
-        config = getattr(self.model, "hf_quantizer", None)
-        config = getattr(config, "quantization_config", None)
-        if hasattr(config, "get_apply_tensor_subclass"):
-            return {"get_apply_tensor_subclass": config.get_apply_tensor_subclass}
-        return {}
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Nothing: `delta_dtype` alone decides what the deltas are."""
