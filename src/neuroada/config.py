@@ -120,18 +120,22 @@ class NeuroAdaConfig(PeftConfig):
                 "the fraction of neurons must be above 0 and at most 1",
                 "Give a value in (0, 1]; 1.0 covers every neuron",
             )
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear" and self.layers_pattern:
-            raise ConfigError(
-                f"layers_pattern={self.layers_pattern!r} with target_modules={self.target_modules!r}",
-                "a regex already says which layers are meant",
-                "Put the layers into the regex, or give target_modules as a list of names",
-            )
+        for name in ("layers_to_transform", "layers_pattern"):
+            if self._targets_regex() and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} with target_modules={self.target_modules!r}",
+                    "a regex already says which layers are meant",
+                    "Put the layers into the regex, or give target_modules as a list of names",
+                )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError(
                 f"layers_pattern={self.layers_pattern!r} without layers_to_transform",
                 "the pattern has no layer index to apply to",
                 "Set layers_to_transform too, or leave both out",
             )
+
+    def _targets_regex(self) -> bool:
+        return isinstance(self.target_modules, str) and self.target_modules != "all-linear"
 
     def _check_size(self) -> None:
         if self.k is not None and self.budget is not None:

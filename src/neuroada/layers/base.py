@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
@@ -114,7 +113,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return resolve_mode(
             self._requested_mode(names),
             quantized=quantized,
-            writable=weight is None or _is_writable(weight),
+            writable=weight is None or FrozenWeight(weight).writable(),
             contended=weight is not None and is_contended(weight),
         )
 
@@ -205,12 +204,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the update of a weight has no low rank."""
         return False
-
-
-def _is_writable(weight: Tensor) -> bool:
-    if weight.is_inference() and not torch.is_inference_mode_enabled():
-        return False
-    return all(stride > 0 or size <= 1 for size, stride in zip(weight.shape, weight.stride(), strict=True))
 
 
 def _through(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

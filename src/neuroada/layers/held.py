@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from neuroada.layers.neuroada import NeuroAdaLinear
-from neuroada.ops.sparse_delta import hold, is_held, release
+from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, release
 
 
 def _storages(model: nn.Module) -> Counter[int]:
@@ -28,15 +30,24 @@ def held(model: nn.Module) -> Iterator[None]:
     """Keep the active NeuroAda deltas of a model in its base weights until the context is left, by exception too.
 
     For many calls with the same deltas, such as generation or all micro-batches of one optimiser step: each call then
-    costs what the base layer costs. Calls with other deltas, with another adapter or with adapters disabled are right
-    inside as well, only slower. Inside, `state_dict` shows the changed weights. Layers that are merged, disabled,
+    costs what the base layer costs. Calls with another adapter or with adapters disabled are right inside as well, only
+    slower; an optimiser step inside takes effect at once, while deltas written through `.data` do not. Inside,
+    `state_dict` shows the changed weights. Layers that are merged, disabled,
     quantised, in transient mode, or whose weight another module shares (tied embeddings) work as they do outside.
 
     Args:
         model: a PeftModel, or any module that contains adapted layers.
     """
     uses = _storages(model)
-    entered = []
+    entered: list[tuple[NeuroAdaLinear, FrozenWeight, list[str]]] = []
+
+    def after_optimiser_step(*_: object) -> None:
+        for layer, weight, names in entered:
+            increment_version(layer.support(names).sources)  # fused optimisers do not
+            release(weight)
+            hold(weight, layer.support(names))
+
+    hook = register_optimizer_step_post_hook(after_optimiser_step)
     try:
         for layer in model.modules():
             if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
@@ -48,9 +59,10 @@ def held(model: nn.Module) -> Iterator[None]:
                 continue
             if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
                 continue
-            entered.append(weight)
+            entered.append((layer, weight, names))
             hold(weight, layer.support(names))
         yield
     finally:
-        for weight in entered:
+        hook.remove()
+        for _, weight, _ in entered:
             release(weight)

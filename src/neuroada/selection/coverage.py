@@ -11,7 +11,7 @@ from torch import Tensor
 def generator_for(seed: int, name: str, purpose: str) -> torch.Generator:
     """A CPU generator that depends on seed, weight name and purpose only, never on the order of modules."""
     digest = hashlib.blake2b(f"{seed}/{name}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def covered_neurons(out_features: int, coverage: float, seed: int, name: str) -> Tensor | None:
@@ -20,4 +20,4 @@ def covered_neurons(out_features: int, coverage: float, seed: int, name: str) ->
         return None
     count = max(1, round(coverage * out_features))
     generator = generator_for(seed, name, "coverage")
-    return torch.randperm(out_features, generator=generator)[:count].sort().values
+    return torch.randperm(out_features, generator=generator, device="cpu")[:count].sort().values

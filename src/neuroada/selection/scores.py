@@ -19,7 +19,7 @@ def _reverse(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+    return torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu").to(weight.device)
 
 
 SCORES: dict[str, ScoreFunction] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from neuroada.errors import WeightError
+from neuroada.errors import ConfigError, WeightError
 from neuroada.ops.sparse_delta.swap import FrozenWeight, Support, resident
 from neuroada.ops.sparse_delta.torch import delta_gradient
+
+MODES = ("inplace", "transient")
+PRODUCTS = ("auto", "sparse", "dense")
 
 
 class _SupportLinear(torch.autograd.Function):
@@ -49,7 +53,7 @@ class _SupportLinear(torch.autograd.Function):
         with torch.autocast(dy.device.type, enabled=False):
             if needs_x:
                 _require_unchanged(ctx.weight, ctx.version, dy.device)
-                support = ctx.support and Support(ctx.support.indices, deltas, ctx.support.neurons, ctx.support.sources)
+                support = ctx.support and replace(ctx.support, deltas=deltas)
                 with resident(ctx.weight, support) as merged:
                     dx = (rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
             if needs_deltas:
@@ -60,6 +64,11 @@ class _SupportLinear(torch.autograd.Function):
             if needs_bias:
                 d_bias = rows.sum(0)
         return dx, d_deltas, d_bias, None, None, None
+
+
+def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name}={value!r}", "not a known value", f"Known: {', '.join(known)}")
 
 
 def _require_unchanged(weight: FrozenWeight, version: int | None, device: torch.device) -> None:
@@ -83,7 +92,15 @@ def support_linear(
     product: str = "auto",
 ) -> Tensor:
     """`sparse_delta_linear` for a weight and a support in their own classes; a support of None is the base layer."""
+    _require_known("mode", weight.mode, MODES)
+    _require_known("product", product, PRODUCTS)
     parameter = weight.parameter
+    if parameter is not None and weight.mode == "inplace" and not weight.writable():
+        raise WeightError(
+            "Putting deltas into a base weight in place",
+            "entries of the weight share memory, or it is an inference tensor outside inference mode",
+            'Use mode="transient"',
+        )
     if parameter is not None and parameter.requires_grad and torch.is_grad_enabled():
         raise WeightError(
             "Training deltas on a base weight",
@@ -133,7 +150,9 @@ def sparse_delta_linear(
         [..., O]. Differentiable once in x, deltas and bias.
 
     Raises:
-        WeightError: the weight requires a gradient, has another dtype than x, or changed before backward.
+        WeightError: the weight requires a gradient, has another dtype than x, cannot be written in place, or changed
+            before backward.
+        ConfigError: `mode` or `product` is not a known one.
     """
     support = Support(indices, deltas, neurons, (deltas,))
     return support_linear(x, FrozenWeight(weight, transposed, mode), support, bias, product)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,15 @@ class FrozenWeight:
         """The stored parameter, or None where the weight is made afresh each time."""
         return self.source if isinstance(self.source, Tensor) else None
 
+    def writable(self) -> bool:
+        """Whether the parameter may be written in place: no two entries share memory, no inference tensor outside
+        inference mode."""
+        if self.parameter is None:
+            return False
+        if self.parameter.is_inference() and not torch.is_inference_mode_enabled():
+            return False
+        return not _overlaps(self.parameter)
+
     def alias(self) -> Tensor:
         """[O, I], sharing the parameter's storage but not its version counter; a fresh tensor if it has none."""
         stored = self.source.data if isinstance(self.source, Tensor) else self.source()
@@ -45,28 +54,31 @@ class Support:
 
     indices: [N, K], any integer dtype, in [0, I). deltas: [N, K], any float dtype.
     neurons: [N], any integer dtype, in [0, O), or None for N = O.
-    sources: the parameters that the deltas come from, by which a held support is recognised.
+    sources: the parameters that the deltas come from; the deltas themselves if empty.
+    stamp: identities and versions of the sources when the deltas were read: equal stamps mean equal deltas.
     """
 
     indices: Tensor
     deltas: Tensor
     neurons: Tensor | None = None
     sources: tuple[Tensor, ...] = ()
+    stamp: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            object.__setattr__(self, "sources", (self.deltas,))
+        if not self.stamp:
+            object.__setattr__(self, "stamp", tuple((id(source), _version(source)) for source in self.sources))
 
     def to(self, device: torch.device) -> Support:
         """The same support on another device."""
         neurons = None if self.neurons is None else self.neurons.to(device)
-        return Support(self.indices.to(device), self.deltas.to(device), neurons, self.sources)
-
-    def stamp(self) -> tuple[tuple[int, int], ...]:
-        """Identity and version of the sources: equal stamps mean equal deltas."""
-        return tuple((id(source), source._version) for source in self.sources or (self.deltas,))
+        return replace(self, indices=self.indices.to(device), deltas=self.deltas.to(device), neurons=neurons)
 
 
 @dataclass(eq=False)
 class _Held:
     support: Support
-    stamp: tuple[tuple[int, int], ...]
     where: Tensor
     originals: Tensor
 
@@ -170,7 +182,7 @@ def resident(weight: FrozenWeight, support: Support | None) -> Iterator[Tensor]:
     """Inside, the yielded [O, I] tensor is the base weight with exactly this support, or none, in it.
 
     A parameter holds its pretrained values again, or what `hold` put there, as soon as the context is left, by
-    exception too.
+    exception too. One weight's context is not to be entered again by the same thread before it is left.
     """
     if weight.parameter is None:
         yield _with_support(weight.alias(), support)
@@ -180,7 +192,7 @@ def resident(weight: FrozenWeight, support: Support | None) -> Iterator[Tensor]:
         with _locked(state):
             alias = weight.alias()
             with _lifted(alias, state.held):
-                copy = alias.clone()
+                copy = _copy(alias)
         yield _with_support(copy, support)
         return
     with _locked(state):
@@ -188,7 +200,7 @@ def resident(weight: FrozenWeight, support: Support | None) -> Iterator[Tensor]:
         if support is None:
             with _lifted(alias, held):
                 yield alias
-        elif held is not None and held.stamp == support.stamp():
+        elif held is not None and held.support.stamp == support.stamp:
             yield alias
         else:
             with _lifted(alias, held), _swapped_in(alias, support):
@@ -199,6 +211,21 @@ def _with_support(weight: Tensor, support: Support | None) -> Tensor:
     if support is not None:
         write(weight, support)
     return weight
+
+
+def _overlaps(weight: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(weight.shape, weight.stride(), strict=True))
+
+
+def _copy(weight: Tensor) -> Tensor:
+    """A copy in the same layout where it can be had, so that the same GEMM is called with it."""
+    if _overlaps(weight):
+        return weight.contiguous()
+    return flat(weight).clone().as_strided(weight.shape, weight.stride())
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def hold(weight: FrozenWeight, support: Support) -> None:
@@ -220,7 +247,7 @@ def hold(weight: FrozenWeight, support: Support) -> None:
                 "Leave the outer neuroada.held(...) first",
             )
         storage, where, originals, values = _entries(weight.alias(), support)
-        state.held = _Held(support, support.stamp(), where, originals)
+        state.held = _Held(support, where, originals)
         storage.index_put_((where,), values)
 
 
@@ -261,5 +288,5 @@ def combine(supports: list[Support], in_features: int) -> Support:
         indices=(joint % in_features)[:, None],
         deltas=total[:, None],
         neurons=joint // in_features,
-        sources=tuple(source for support in supports for source in support.sources or (support.deltas,)),
+        sources=tuple(source for support in supports for source in support.sources),
     )

@@ -88,5 +88,5 @@ def delta_gradient(
             gradient[block] = (rows @ columns).gather(1, chosen)
         else:
             gathered = columns[chosen].to(wide)  # [rows, K, B]
-            gradient[block] = torch.bmm(gathered, rows.unsqueeze(2)).squeeze(2)
+            gradient[block] = torch.bmm(rows.unsqueeze(1), gathered.transpose(1, 2)).squeeze(1)
     return gradient
