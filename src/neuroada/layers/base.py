@@ -101,9 +101,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return cast(Tensor, self.get_base_layer().weight)
 
     def present(self, names: list[str]) -> list[str]:
-        """Those of the named adapters that exist on this layer."""
+        """Those of the named adapters that exist on this layer, each once."""
         available = self._get_available_adapters()
-        return [name for name in names if name in available]
+        return [name for name in dict.fromkeys(names) if name in available]
 
     def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
         """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""

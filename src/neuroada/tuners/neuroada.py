@@ -94,7 +94,7 @@ class NeuroAdaModel(BaseTuner):
             MergeError: all of these adapters are merged already.
         """
         names = self.active_adapters if adapter_names is None else adapter_names
-        layers = [module for module in self.model.modules() if isinstance(module, NeuroAdaLinear)]
+        layers = self._adapted_layers()
         wanted = [set(layer.present(names)) for layer in layers]
         if any(wanted) and all(want <= set(layer.merged_adapters) for want, layer in zip(wanted, layers, strict=True)):
             raise MergeError(
@@ -103,6 +103,15 @@ class NeuroAdaModel(BaseTuner):
                 "Call unmerge_adapter() first, or merge_and_unload() for a model without adapters",
             )
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def unload(self) -> nn.Module:
+        """The base model without adapters, with its pretrained weights bit for bit (I3), merged or not."""
+        for layer in self._adapted_layers():
+            layer.unmerge()
+        return super().unload()
+
+    def _adapted_layers(self) -> list[NeuroAdaLinear]:
+        return [module for module in self.model.modules() if isinstance(module, NeuroAdaLinear)]
 
     @classmethod
     def _get_adapter_state_dict(
