@@ -1,0 +1,93 @@
+"""Trainer callbacks of a run: bars for the person who waits, records for later."""
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback
+
+from neuroada.runs.folder import RunFolder
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars with count, elapsed and remaining time, and the latest loss."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<15}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=console,
+    )
+
+
+class Bars(TrainerCallback):
+    """One bar for training and one for each evaluation."""
+
+    def __init__(self, progress: Progress):
+        """Draw on `progress`, which the caller starts and stops."""
+        self.progress = progress
+        self.running: dict[str, TaskID] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Begin where a resumed run goes on."""
+        self.running["train"] = self.progress.add_task(
+            "Training", total=state.max_steps, completed=state.global_step, loss=""
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Advance by a step."""
+        self.progress.update(self.running["train"], completed=state.global_step)
+
+    def on_log(self, args, state, control, **kwargs):
+        """Show the latest loss."""
+        if "loss" in kwargs["logs"]:
+            self.progress.update(self.running["train"], loss=f"loss {float(kwargs['logs']['loss']):.3f}")
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        """Advance by an evaluation batch."""
+        if "evaluate" not in self.running:
+            total = len(kwargs["eval_dataloader"])
+            self.running["evaluate"] = self.progress.add_task("Held-out loss", total=total, loss="")
+        self.progress.advance(self.running["evaluate"])
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Leave the finished bar with its result."""
+        self.progress.update(self.running.pop("evaluate"), loss=f"loss {kwargs['metrics']['eval_loss']:.3f}")
+
+
+class Records(TrainerCallback):
+    """Writes training records into the run folder, and times the steps that this process did."""
+
+    def __init__(self, folder: RunFolder):
+        """Write into `folder`."""
+        self.folder = folder
+        self.first_step = self.steps = 0
+        self.began = self.seconds = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the clock."""
+        self.first_step, self.began = state.global_step, time.perf_counter()
+
+    def on_log(self, args, state, control, **kwargs):
+        """Keep what Trainer logs of a step."""
+        if "loss" in kwargs["logs"]:
+            values = {name: float(value) for name, value in kwargs["logs"].items()}
+            self.folder.record("train", step=state.global_step, **values)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Stop the clock."""
+        self.steps = state.global_step - self.first_step
+        self.seconds = time.perf_counter() - self.began

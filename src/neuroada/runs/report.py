@@ -1,0 +1,76 @@
+"""What a run prints: the header, with what was chosen and why, and the closing table."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_pairs(console: Console, title: str, pairs: Iterable[tuple[str, str | None]]) -> None:
+    """A titled table of two columns without lines; rows without a value are left out."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        if value is not None:
+            table.add_row(name, Text(value))
+    console.print(f"\n[bold]{title}[/]")
+    console.print(table)
+
+
+def closing_pairs(summary: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """The closing table of a run, from its summary."""
+    before, after = summary["held_out_loss_before"], summary["held_out_loss_after"]
+    return [
+        ("trained", share_text(summary["trainable_parameters"], summary["parameters"])),
+        ("change their weight", _surviving_text(summary)),
+        ("steps", f"{summary['steps']:,}"),
+        ("speed", f"{summary['tokens_per_second']:,.0f} tokens/s"),
+        ("peak memory", f"{bytes_text(summary['peak_memory_bytes'])} ({summary['peak_memory_of']})"),
+        ("held-out loss", f"{before:.4f} before, {after:.4f} after"),
+        ("held-out perplexity", f"{perplexity(before):.2f} before, {perplexity(after):.2f} after"),
+        ("adapter file", bytes_text(summary["adapter_bytes"])),
+        ("merged equals adapted", _merge_text(summary["merge"])),
+        ("run folder", summary["run_folder"]),
+        ("time", f"{summary['seconds']:.0f} s"),
+    ]
+
+
+def share_text(part: int, whole: int) -> str:
+    """A count with its share of all parameters."""
+    return f"{part:,} ({part / whole:.3%} of {whole:,} parameters)"
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in the decimal unit that fits."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def difference_text(merge: dict[str, Any]) -> str:
+    """How the outputs of a merged model differ from the adapted one's."""
+    share = f"{merge['differing']:,} of {merge['logits']:,} logits of a held-out batch differ"
+    return f"{share}, by up to {merge['largest']:.3g}"
+
+
+def _merge_text(merge: dict[str, Any]) -> str:
+    if merge["equal"]:
+        return f"yes, bit for bit ({merge['logits']:,} logits of a held-out batch)"
+    return f"no, {difference_text(merge)}"
+
+
+def _surviving_text(summary: dict[str, Any]) -> str | None:
+    count = summary["surviving_deltas"]
+    if count is None:
+        return None
+    return f"{count:,} deltas ({count / summary['trainable_parameters']:.1%}), after rounding to the weight's dtype"

@@ -1,0 +1,1 @@
+"""Data and metrics, one module a family of tasks."""

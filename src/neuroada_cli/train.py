@@ -1,0 +1,49 @@
+"""neuroada train: run a recipe."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a bundled recipe, or path of a recipe file.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as in training.learning_rate=7e-4."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: a directory or a hub id.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Train on the .txt files of this folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder to make; default: runs/RECIPE-DATE-TIME.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Load, check and describe; do not train.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
+) -> None:
+    """Train as a recipe says: model, data and method in, run folder with the adapter out."""
+    import warnings
+
+    from rich.console import Console
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    console = Console(highlight=False)
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.errors import ConfigError
+        from neuroada.runs.recipe import find_recipe, load_recipe
+        from neuroada.runs.train import train as run
+
+    if resume and output is None:
+        raise ConfigError("--resume", "no --output says which run", "Add --output with the run's folder")
+    path = find_recipe(recipe)
+    values = {"model.name": model, "data.text": text, "data.data_dir": data_dir}
+    resolved = load_recipe(path, overrides or (), {k: v for k, v in values.items() if v is not None})
+    output = output or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        run(resolved, output, console, resume=resume, dry_run=dry_run)
+    except KeyboardInterrupt:
+        console.print(f"\nTo go on: the same command with --resume --output {output}", soft_wrap=True)
+        raise

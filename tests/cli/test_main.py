@@ -1,0 +1,106 @@
+"""The command line: help, exit codes, and what a person reads when something is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from neuroada_cli.main import app
+
+HELP = Path(__file__).with_name("help.txt")
+RUN = "from neuroada_cli.main import app; app(prog_name='neuroada')"
+
+
+def neuroada(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def test_help_is_the_snapshot():
+    printed = neuroada("--help").stdout + neuroada("train", "--help").stdout
+    assert printed == HELP.read_text(), f"if this is meant, write the new help to {HELP}"
+
+
+def test_help_imports_nothing_heavy():
+    script = """
+import sys
+from neuroada_cli.main import app
+try:
+    app(["train", "--help"])
+except SystemExit:
+    pass
+print(sorted({"torch", "transformers", "peft", "datasets", "neuroada"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_error_is_one_plain_message_and_exit_code_2():
+    done = CliRunner().invoke(app, ["train", "quikstart"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: recipe 'quikstart': neither a bundled recipe nor a file. Did you mean")
+    assert "Traceback" not in done.output
+
+
+def test_resume_needs_to_know_the_run():
+    done = CliRunner().invoke(app, ["train", "quickstart", "--resume"])
+    assert done.exit_code == 2
+    assert "--resume: no --output says which run" in done.stderr
+
+
+def test_other_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neuroada.runs.recipe.find_recipe", lambda name: 1 / 0)
+    assert isinstance(CliRunner().invoke(app, ["train", "quickstart"]).exception, ZeroDivisionError)
+
+
+def test_options_reach_the_recipe(tiny_model_dir: Path, tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("some words of text\n" * 300)
+    done = CliRunner().invoke(
+        app,
+        [
+            *("train", "quickstart", "--model", str(tiny_model_dir), "--text", str(text), "--dry-run"),
+            *("--set", "neuroada.k=3", "--set", "data.block_length=16", "--output", str(tmp_path / "run")),
+        ],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.stderr
+    for phrase in ("NeuroAda (k=3, target_modules=all-linear) on 14 layers", "16 tokens each"):
+        assert phrase in " ".join(done.stdout.split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path):
+    text, output = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("some words of text\n" * 300)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", RUN, "train", "quickstart", "--model", str(tiny_model_dir)),
+            *("--text", str(text), "--output", str(output), "--set", "data.block_length=16"),
+            *("--set", "training.max_steps=1000000"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(output.glob("checkpoints/checkpoint-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"--resume --output {output}" in printed
+    assert errors.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in errors

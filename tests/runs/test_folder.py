@@ -1,0 +1,89 @@
+"""The run folder: when it may be made, continued, and what survives an interruption."""
+
+from pathlib import Path
+
+import pytest
+
+from neuroada.errors import ConfigError, RunFolderError
+from neuroada.runs.folder import RunFolder, whole_folder, write_text
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.create("a: 1\nb: 2\n", {"python": "3"})
+    return folder
+
+
+def test_new_and_empty_folders_are_fresh(tmp_path: Path):
+    RunFolder(tmp_path).check_fresh()
+    RunFolder(tmp_path / "deep" / "run").check_fresh()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_exists_already(begun: RunFolder):
+    with pytest.raises(
+        RunFolderError, match=r"exists already and is not empty. Choose another --output, or .*--resume"
+    ):
+        begun.check_fresh()
+
+
+def test_unwritable_folder(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(RunFolderError, match=f"{file} is a file, not a folder. Choose an --output that can be written"):
+        RunFolder(file / "run").check_fresh()
+    with pytest.raises(RunFolderError, match="it is a file"):
+        RunFolder(file).check_fresh()
+    with pytest.raises(RunFolderError, match="Choose an --output that can be written"):
+        RunFolder(file / "run").create("", {})
+
+
+def test_resume_needs_an_unfinished_run_of_the_same_recipe(begun: RunFolder, tmp_path: Path):
+    begun.check_resumable("a: 1\nb: 2\n")
+    with pytest.raises(ConfigError, match="begun with another recipe; now: b: 3"):
+        begun.check_resumable("a: 1\nb: 3\n")
+    with pytest.raises(RunFolderError, match="there is no run in it"):
+        RunFolder(tmp_path / "other").check_resumable("")
+    begun.finish({})
+    with pytest.raises(RunFolderError, match="that run is complete"):
+        begun.check_resumable("a: 1\nb: 2\n")
+
+
+def test_rewind_drops_steps_that_are_done_again_and_a_torn_line(begun: RunFolder):
+    begun.record("evaluate", when="before", loss=2.0)
+    for step in (1, 2, 3):
+        begun.record("train", step=step, loss=1.0)
+    with begun.metrics.open("a") as file:
+        file.write('{"event": "tra')
+    begun.rewind(2)
+    assert [record["step"] for record in begun.records("train")] == [1, 2]
+    assert begun.records("evaluate") == [{"event": "evaluate", "when": "before", "loss": 2.0}]
+    assert begun.metrics.read_text().count("\n") == 3
+
+
+def test_last_checkpoint_is_the_newest_complete_one(begun: RunFolder):
+    assert begun.last_checkpoint() is None
+    for step in (9, 10, 11):
+        (begun.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        if step < 11:
+            (begun.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert begun.last_checkpoint() == begun.checkpoints / "checkpoint-10"
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path: Path):
+    target = tmp_path / "adapter"
+    with whole_folder(target) as beside:
+        write_text(beside / "file", "old")
+    with pytest.raises(FileNotFoundError), whole_folder(target) as beside:
+        write_text(beside / "absent" / "file", "new")
+    assert (target / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_whole_folder_replaces_or_keeps(tmp_path: Path):
+    target = tmp_path / "adapter"
+    for content, keep in (("first", False), ("second", False), ("third", True)):
+        with whole_folder(target, keep_existing=keep) as beside:
+            write_text(beside / "file", content)
+    assert (target / "file").read_text() == "second"
