@@ -151,9 +151,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if not names:
             return
         self._require_mergeable()
-        together = [*self.merged_adapters, *names]
         if safe_merge:
-            self._try_merge(together)
+            self.try_merge(names)
+        together = [*self.merged_adapters, *names]
         if self.merged:
             self.unmerge()
         for key, tensor in self._write_merged(self._weight_alias(), together).items():
@@ -189,11 +189,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 "Merge after leaving that context",
             )
 
-    def _try_merge(self, names: list[str]) -> None:
+    def try_merge(self, names: list[str]) -> None:
+        """Merge adapters beside those merged already into a copy, and raise MergeError if it is not finite."""
         copy = self._weight_alias().clone()
         if self.merged:
             self._restore_merged(copy, dict(self.merge_record.items()))
-        self._write_merged(copy, names)
+        self._write_merged(copy, [*self.merged_adapters, *names])
         if not copy.isfinite().all():
             raise MergeError(
                 f"Merging {', '.join(names)} into {self.name} with safe_merge=True",

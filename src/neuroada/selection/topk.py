@@ -9,8 +9,8 @@ from neuroada.errors import WeightError
 from neuroada.selection.coverage import generator_for
 from neuroada.selection.scores import SCORES
 
-ROW_BLOCK_ENTRIES = 1 << 24
-"""Scores held at a time: 16.8 M entries, 64 MiB in float32, so that no weight is ever copied whole."""
+ROW_BLOCK_ENTRIES = 1 << 20
+"""Scores worked on at a time. With ties the work on a block takes some 15 bytes an entry: 15 MiB."""
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

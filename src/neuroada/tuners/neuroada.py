@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import (
     _ExcludedModule,
     _get_in_out_features,
     _maybe_include_all_linear_layers,
+    onload_layer,
 )
 from torch import Tensor, nn
 
@@ -82,7 +83,7 @@ class NeuroAdaModel(BaseTuner):
         layer = NeuroAdaLinear(target, adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
-        setattr(parent, target_name, layer)
+        self._replace_module(parent, target_name, layer, target)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Nothing: `delta_dtype` alone decides what the deltas are."""
@@ -102,7 +103,28 @@ class NeuroAdaModel(BaseTuner):
                 "merged already",
                 "Call unmerge_adapter() first, or merge_and_unload() for a model without adapters",
             )
-        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        self._try_merge(safe_merge, adapter_names)
+        super().merge_adapter(adapter_names=adapter_names)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        self._try_merge(merge and safe_merge, adapter_names)
+        return cast(nn.Module, super()._unload_and_optionally_merge(merge, progressbar, adapter_names=adapter_names))
+
+    def _try_merge(self, safe_merge: bool, adapter_names: list[str] | None) -> None:
+        """Try every layer before the first one is changed."""
+        for layer in self._adapted_layers() if safe_merge else []:
+            names = layer.present(adapter_names or layer.active_adapters)
+            with onload_layer(layer):
+                layer.try_merge([name for name in names if name not in layer.merged_adapters])
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
 
     def unload(self) -> nn.Module:
         """The base model without adapters, with its pretrained weights bit for bit (I3), merged or not."""

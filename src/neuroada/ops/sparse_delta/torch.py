@@ -71,7 +71,6 @@ def delta_gradient(
     per_neuron, inputs = indices.shape[1], x.shape[1]
     if product == "auto":
         product = "dense" if per_neuron > DENSE_ABOVE * inputs else "sparse"
-    selected = dy.T if neurons is None else dy.T[neurons.long()]
     wide = torch.promote_types(x.dtype, torch.float32)
     gradient = torch.empty(indices.shape, dtype=wide, device=x.device)
     if product == "dense":
@@ -83,7 +82,8 @@ def delta_gradient(
     step = max(1, BLOCK_ENTRIES // max(1, entries_per_neuron))
     for start in range(0, len(indices), step):
         block = slice(start, start + step)
-        rows, chosen = selected[block].to(wide), indices[block].long()
+        rows = (dy.T[block] if neurons is None else dy.T[neurons[block].long()]).to(wide)
+        chosen = indices[block].long()
         if product == "dense":
             gradient[block] = (rows @ columns).gather(1, chosen)
         else:
