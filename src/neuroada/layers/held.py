@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 from torch.autograd.graph import increment_version
@@ -37,6 +37,9 @@ def held(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: a PeftModel, or any module that contains adapted layers.
+
+    Raises:
+        WeightError: on leaving, base weights turn out to have been loaded inside.
     """
     uses = _storages(model)
     entered: list[tuple[NeuroAdaLinear, FrozenWeight, list[str]]] = []
@@ -47,8 +50,8 @@ def held(model: nn.Module) -> Iterator[None]:
             release(weight)
             hold(weight, layer.support(names))
 
-    hook = register_optimizer_step_post_hook(after_optimiser_step)
-    try:
+    with ExitStack() as undo:
+        undo.callback(register_optimizer_step_post_hook(after_optimiser_step).remove)
         for layer in model.modules():
             if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
                 continue
@@ -60,9 +63,6 @@ def held(model: nn.Module) -> Iterator[None]:
             if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
                 continue
             entered.append((layer, weight, names))
+            undo.callback(release, weight)
             hold(weight, layer.support(names))
         yield
-    finally:
-        hook.remove()
-        for _, weight, _ in entered:
-            release(weight)

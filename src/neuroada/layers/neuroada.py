@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
+from neuroada.errors import MergeError
 from neuroada.layers.base import AdapterLayer
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
@@ -17,6 +18,7 @@ from neuroada.ops.sparse_delta import (
     resident,
     restore,
     support_linear,
+    take,
     write,
 )
 from neuroada.selection import covered_neurons, select
@@ -136,9 +138,16 @@ class NeuroAdaLinear(AdapterLayer):
     @torch.no_grad()
     def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
         where, originals = write(weight, self.support(names))
-        return {"where": where, "originals": originals}
+        return {"where": where, "originals": originals, "merged": take(weight, where)}
 
     def _restore_merged(self, weight: Tensor, record: dict[str, Tensor]) -> None:
+        found = take(weight, record["where"])
+        if not torch.allclose(found, record["merged"], rtol=0, atol=0, equal_nan=True):
+            raise MergeError(
+                f"Unmerging from {self.name}",
+                "the base weight was written to while the adapter was merged",
+                "Load the base weights again and start from an unmerged model",
+            )
         restore(weight, record["where"], record["originals"])
 
     def _requested_mode(self, names: list[str]) -> str:

@@ -1,10 +1,8 @@
 """The sparse-delta linear operation; README.md in this folder derives it and counts its cost."""
 
 from neuroada.ops.sparse_delta.function import sparse_delta_linear, support_linear
+from neuroada.ops.sparse_delta.support import FrozenWeight, Support, combine
 from neuroada.ops.sparse_delta.swap import (
-    FrozenWeight,
-    Support,
-    combine,
     hold,
     is_contended,
     is_held,
@@ -12,6 +10,7 @@ from neuroada.ops.sparse_delta.swap import (
     release,
     resident,
     restore,
+    take,
     write,
 )
 
@@ -28,5 +27,6 @@ __all__ = [
     "restore",
     "sparse_delta_linear",
     "support_linear",
+    "take",
     "write",
 ]

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, WeightError
-from neuroada.ops.sparse_delta.swap import FrozenWeight, Support, resident
+from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
+from neuroada.ops.sparse_delta.swap import resident
 from neuroada.ops.sparse_delta.torch import delta_gradient
 
 MODES = ("inplace", "transient")
@@ -39,7 +40,7 @@ class _SupportLinear(torch.autograd.Function):
             x.dtype,
         )
         parameter = weight.parameter
-        ctx.version = None if parameter is None or parameter.is_inference() else parameter._version
+        ctx.weight_state = None if parameter is None else _state(parameter)
         with torch.autocast(x.device.type, enabled=False), resident(weight, support) as merged:
             return F.linear(x, merged.to(x.dtype), bias)
 
@@ -52,7 +53,7 @@ class _SupportLinear(torch.autograd.Function):
         dx = d_deltas = d_bias = None
         with torch.autocast(dy.device.type, enabled=False):
             if needs_x:
-                _require_unchanged(ctx.weight, ctx.version, dy.device)
+                _require_unchanged(ctx.weight, ctx.weight_state, dy.device)
                 support = ctx.support and replace(ctx.support, deltas=deltas)
                 with resident(ctx.weight, support) as merged:
                     dx = (rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
@@ -71,13 +72,19 @@ def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}={value!r}", "not a known value", f"Known: {', '.join(known)}")
 
 
-def _require_unchanged(weight: FrozenWeight, version: int | None, device: torch.device) -> None:
+def _state(parameter: Tensor) -> tuple[torch.dtype, int]:
+    return parameter.dtype, version_of(parameter)
+
+
+def _require_unchanged(weight: FrozenWeight, before: tuple[torch.dtype, int] | None, device: torch.device) -> None:
     parameter = weight.parameter
-    if parameter is None or version is None:
+    if parameter is None or before is None:
         return
     if parameter.device != device:
         found = f"the frozen weight moved to {parameter.device} while its gradient is on {device}"
-    elif parameter._version != version:
+    elif parameter.dtype != before[0]:
+        found = f"the frozen weight was cast from {before[0]} to {parameter.dtype} after the forward pass that used it"
+    elif _state(parameter) != before:
         found = "the frozen weight was written to after the forward pass that used it"
     else:
         return

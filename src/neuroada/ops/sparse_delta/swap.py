@@ -3,77 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from neuroada.errors import WeightError
+from neuroada.ops.sparse_delta.support import FrozenWeight, Support, overlaps, version_of
 from neuroada.ops.sparse_delta.torch import flat, positions, shifted
-
-
-@dataclass(frozen=True, eq=False)
-class FrozenWeight:
-    """A base weight as its layer stores it.
-
-    source: the parameter, or a function that makes a fresh tensor each time (a quantised weight, dequantised).
-    transposed: stored as [I, O] (Transformers' Conv1D) instead of [O, I].
-    mode: "inplace" writes supports to the parameter itself, "transient" to a copy that is freed at once.
-    """
-
-    source: Tensor | Callable[[], Tensor]
-    transposed: bool = False
-    mode: str = "inplace"
-
-    @property
-    def parameter(self) -> Tensor | None:
-        """The stored parameter, or None where the weight is made afresh each time."""
-        return self.source if isinstance(self.source, Tensor) else None
-
-    def writable(self) -> bool:
-        """Whether the parameter may be written in place: no two entries share memory, no inference tensor outside
-        inference mode."""
-        if self.parameter is None:
-            return False
-        if self.parameter.is_inference() and not torch.is_inference_mode_enabled():
-            return False
-        return not _overlaps(self.parameter)
-
-    def alias(self) -> Tensor:
-        """[O, I], sharing the parameter's storage but not its version counter; a fresh tensor if it has none."""
-        stored = self.source.data if isinstance(self.source, Tensor) else self.source()
-        return stored.T if self.transposed else stored
-
-
-@dataclass(frozen=True, eq=False)
-class Support:
-    """Deltas at positions of a weight [O, I]; (neuron, index) pairs are distinct, neurons may repeat.
-
-    indices: [N, K], any integer dtype, in [0, I). deltas: [N, K], any float dtype.
-    neurons: [N], any integer dtype, in [0, O), or None for N = O.
-    sources: the parameters that the deltas come from; the deltas themselves if empty.
-    stamp: identities and versions of the sources when the deltas were read: equal stamps mean equal deltas.
-    """
-
-    indices: Tensor
-    deltas: Tensor
-    neurons: Tensor | None = None
-    sources: tuple[Tensor, ...] = ()
-    stamp: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            object.__setattr__(self, "sources", (self.deltas,))
-        if not self.stamp:
-            object.__setattr__(self, "stamp", tuple((id(source), _version(source)) for source in self.sources))
-
-    def to(self, device: torch.device) -> Support:
-        """The same support on another device."""
-        neurons = None if self.neurons is None else self.neurons.to(device)
-        return replace(self, indices=self.indices.to(device), deltas=self.deltas.to(device), neurons=neurons)
 
 
 @dataclass(eq=False)
@@ -81,6 +21,7 @@ class _Held:
     support: Support
     where: Tensor
     originals: Tensor
+    version: int
 
 
 @dataclass(eq=False)
@@ -140,6 +81,11 @@ def write(weight: Tensor, support: Support) -> tuple[Tensor, Tensor]:
     storage, where, originals, values = _entries(weight, support)
     storage.index_put_((where,), values)
     return where, originals
+
+
+def take(weight: Tensor, where: Tensor) -> Tensor:
+    """The entries of a weight [O, I] at positions that `write` returned: [N, K] in its dtype."""
+    return flat(weight).take(where)
 
 
 def restore(weight: Tensor, where: Tensor, originals: Tensor) -> None:
@@ -213,19 +159,11 @@ def _with_support(weight: Tensor, support: Support | None) -> Tensor:
     return weight
 
 
-def _overlaps(weight: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(weight.shape, weight.stride(), strict=True))
-
-
 def _copy(weight: Tensor) -> Tensor:
     """A copy in the same layout where it can be had, so that the same GEMM is called with it."""
-    if _overlaps(weight):
+    if overlaps(weight):
         return weight.contiguous()
     return flat(weight).clone().as_strided(weight.shape, weight.stride())
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def hold(weight: FrozenWeight, support: Support) -> None:
@@ -247,46 +185,29 @@ def hold(weight: FrozenWeight, support: Support) -> None:
                 "Leave the outer neuroada.held(...) first",
             )
         storage, where, originals, values = _entries(weight.alias(), support)
-        state.held = _Held(support, where, originals)
+        state.held = _Held(support, where, originals, version_of(weight.parameter))
         storage.index_put_((where,), values)
 
 
 def release(weight: FrozenWeight) -> None:
-    """Take the held support, if there is one, out again, bit for bit."""
-    state = None if weight.parameter is None else _STATES.get(weight.parameter)
-    if state is None:
+    """Take the held support, if there is one, out again, bit for bit.
+
+    Raises:
+        WeightError: the weight was written to in the meantime, so that the originals no longer belong to it; it stays
+            as it is.
+    """
+    parameter = weight.parameter
+    state = None if parameter is None else _STATES.get(parameter)
+    if parameter is None or state is None:
         return
     with _locked(state):
-        if state.held is not None:
-            restore(weight.alias(), state.held.where, state.held.originals)
-            state.held = None
-
-
-def combine(supports: list[Support], in_features: int) -> Support:
-    """One support for the sum of several on the same weight, overlapping ones included.
-
-    Differentiable in the deltas of each. Sums are made in at least float32 and in the given order, so that the result
-    is the same each time.
-
-    Args:
-        supports: at least one, on a weight [O, I].
-        in_features: I.
-    """
-    if len(supports) == 1:
-        return supports[0]
-    wide = torch.promote_types(torch.float32, supports[0].deltas.dtype)
-    places = []
-    for support in supports:
-        device = support.indices.device
-        rows = torch.arange(len(support.indices), device=device) if support.neurons is None else support.neurons
-        places.append((rows.long()[:, None] * in_features + support.indices.long()).flatten())
-    joint, which = torch.unique(torch.cat(places), return_inverse=True)
-    total = torch.zeros(joint.shape, dtype=wide, device=joint.device)
-    for support, target in zip(supports, which.split([len(place) for place in places]), strict=True):
-        total = total.index_add(0, target, support.deltas.flatten().to(wide))
-    return Support(
-        indices=(joint % in_features)[:, None],
-        deltas=total[:, None],
-        neurons=joint // in_features,
-        sources=tuple(source for support in supports for source in support.sources),
-    )
+        held, state.held = state.held, None
+        if held is None:
+            return
+        if version_of(parameter) != held.version:
+            raise WeightError(
+                "Taking a held support out of a weight",
+                "the weight was written to while the support was held",
+                "Load the base weights again, outside neuroada.held(...)",
+            )
+        restore(weight.alias(), held.where, held.originals)
