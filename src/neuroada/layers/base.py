@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
@@ -16,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError, TargetError
 from neuroada.ops.backend import resolve_mode
-from neuroada.ops.sparse_delta import FrozenWeight, is_contended, is_held
+from neuroada.ops.sparse_delta import FrozenWeight, flat, is_contended, is_held
 
 _HOOKED_LAYER = threading.RLock()
 """Hooked base layers run one thread at a time: their forward method is replaced for the length of a call."""
@@ -56,7 +57,7 @@ def require_supported(base_layer: nn.Module, name: str) -> None:
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear base layer, weight [O, I], and the adapters on it.
 
-    A method implements `_adapted_forward`, `_write_merged` and `_restore_merged`; all the rest is here.
+    A method implements `_adapted_forward`, `_merged_entries` and `_requested_mode`; all the rest is here.
     """
 
     base_layer: nn.Module
@@ -84,12 +85,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """The layer's output with these adapters, unmerged (none of them if empty)."""
 
     @abstractmethod
-    def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """Put these adapters into a weight [O, I]; returns the tensors that `_restore_merged` needs."""
-
-    @abstractmethod
-    def _restore_merged(self, weight: Tensor, record: dict[str, Tensor]) -> None:
-        """Undo `_write_merged`, bit for bit."""
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """What merging these adapters writes to a weight [O, I]: (positions in `flat(weight)`, originals, merged)."""
 
     @abstractmethod
     def _requested_mode(self, names: list[str]) -> str:
@@ -137,11 +134,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
         return _through(self.base_layer, compute, x)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._is_held():
+            raise MergeError(
+                f"Copying or pickling {self.name}",
+                "its adapter is swapped in by neuroada.held(...), and the copy would keep the changed weights",
+                "Copy after leaving that context",
+            )
+        return self.__dict__.copy()
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Put adapters into the base weight: exactly the weight that the unmerged layer computes with (I2).
 
         Args:
-            safe_merge: try on a copy first and refuse a result that is not finite.
+            safe_merge: refuse a result that is not finite.
             adapter_names: which ones; the active ones if None. Merged ones stay merged.
 
         Raises:
@@ -156,17 +162,38 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         together = [*self.merged_adapters, *names]
         if self.merged:
             self.unmerge()
-        for key, tensor in self._write_merged(self._weight_alias(), together).items():
-            self.merge_record[key] = tensor
-        self.merged_adapters = together
+        weight, record, state = self._weight_alias(), self.merge_record, self.__dict__
+        record["where"], record["originals"], record["merged"] = self._merged_entries(weight, together)
+        storage, where, merged = flat(weight), record["where"], record["merged"]
+        state["merged_adapters"] = together  # Ctrl-C cannot come between this and the write: there is no call
+        storage.index_put_((where,), merged)
 
     def unmerge(self) -> None:
-        """Take all merged adapters out of the base weight again, bit for bit (I3)."""
+        """Take all merged adapters out of the base weight again, bit for bit (I3).
+
+        Raises:
+            MergeError: the weight was written to while they were merged; it stays as it is.
+        """
         if not self.merged:
             return
-        self._restore_merged(self._weight_alias(), dict(self.merge_record.items()))
-        self.merge_record.clear()
-        self.merged_adapters = []
+        storage, record, state = flat(self._weight_alias()), self.merge_record, self.__dict__
+        where, originals = record["where"], record["originals"]
+        if not torch.allclose(storage.take(where), record["merged"], rtol=0, atol=0, equal_nan=True):
+            raise MergeError(
+                f"Unmerging from {self.name}",
+                "the base weight was written to while the adapter was merged",
+                "Load the base weights again and start from an unmerged model",
+            )
+        state["merged_adapters"] = []  # as in `merge`
+        storage.index_put_((where,), originals)
+        record.clear()
+
+    def _unmerged(self, stored: Tensor) -> Tensor:
+        """A copy [O, I] of the stored weight, on any device, without the merged adapters."""
+        copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
+        where, originals = self.merge_record["where"], self.merge_record["originals"]
+        flat(copy).index_put_((where.to(copy.device),), originals.to(copy.device))
+        return copy
 
     def _weight_alias(self) -> Tensor:
         return FrozenWeight(self.stored_weight, self.transposed).alias()
@@ -190,12 +217,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             )
 
     def try_merge(self, names: list[str]) -> None:
-        """Merge adapters beside those merged already into a copy, and raise MergeError if it is not finite."""
-        copy = self._weight_alias().clone()
-        if self.merged:
-            self._restore_merged(copy, dict(self.merge_record.items()))
-        self._write_merged(copy, [*self.merged_adapters, *names])
-        if not copy.isfinite().all():
+        """Raise MergeError if merging adapters beside those merged already would give NaN or infinity."""
+        weight = self._unmerged(self.stored_weight) if self.merged else self._weight_alias()
+        _, _, merged = self._merged_entries(weight, [*self.merged_adapters, *names])
+        if not merged.isfinite().all():
             raise MergeError(
                 f"Merging {', '.join(names)} into {self.name} with safe_merge=True",
                 "the merged weight would hold NaN or infinity",

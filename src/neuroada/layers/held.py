@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from torch import nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from neuroada.errors import WeightError
 from neuroada.layers.neuroada import NeuroAdaLinear
 from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, release
 
@@ -50,8 +51,8 @@ def held(model: nn.Module) -> Iterator[None]:
             release(weight)
             hold(weight, layer.support(names))
 
-    with ExitStack() as undo:
-        undo.callback(register_optimizer_step_post_hook(after_optimiser_step).remove)
+    hook = register_optimizer_step_post_hook(after_optimiser_step)
+    try:
         for layer in model.modules():
             if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
                 continue
@@ -63,6 +64,18 @@ def held(model: nn.Module) -> Iterator[None]:
             if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
                 continue
             entered.append((layer, weight, names))
-            undo.callback(release, weight)
             hold(weight, layer.support(names))
         yield
+    finally:
+        failed: BaseException | None = None
+        for _, weight, _ in entered:
+            try:
+                release(weight)
+            except KeyboardInterrupt as interrupt:  # finish first
+                release(weight)
+                failed = interrupt
+            except WeightError as error:
+                failed = error
+        hook.remove()
+        if failed is not None:
+            raise failed

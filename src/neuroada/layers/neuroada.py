@@ -8,18 +8,15 @@ from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
-from neuroada.errors import MergeError
 from neuroada.layers.base import AdapterLayer
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
     Support,
     combine,
+    entries,
     read,
-    resident,
-    restore,
     support_linear,
-    take,
-    write,
+    with_support,
 )
 from neuroada.selection import covered_neurons, select
 
@@ -115,13 +112,10 @@ class NeuroAdaLinear(AdapterLayer):
             return None
         support = support.to(stored.device)
         if self.merged:
-            copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
-            self._restore_merged(copy, {key: part.to(stored.device) for key, part in self.merge_record.items()})
-            return read(copy, support)
+            return read(self._unmerged(stored), support)
         if self._is_held():
             stored = self.stored_weight
-        with resident(FrozenWeight(stored, self.transposed), None) as weight:
-            return read(weight, support)
+        return with_support(FrozenWeight(stored, self.transposed), None, lambda weight: read(weight, support))
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The deltas of one adapter as a dense matrix in their own dtype, laid out as the base weight is stored."""
@@ -135,20 +129,8 @@ class NeuroAdaLinear(AdapterLayer):
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         return support_linear(x, weight, self.support(names) if names else None, bias)
 
-    @torch.no_grad()
-    def _write_merged(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
-        where, originals = write(weight, self.support(names))
-        return {"where": where, "originals": originals, "merged": take(weight, where)}
-
-    def _restore_merged(self, weight: Tensor, record: dict[str, Tensor]) -> None:
-        found = take(weight, record["where"])
-        if not torch.allclose(found, record["merged"], rtol=0, atol=0, equal_nan=True):
-            raise MergeError(
-                f"Unmerging from {self.name}",
-                "the base weight was written to while the adapter was merged",
-                "Load the base weights again and start from an unmerged model",
-            )
-        restore(weight, record["where"], record["originals"])
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        return entries(weight, self.support(names))
 
     def _requested_mode(self, names: list[str]) -> str:
         requested = {self.mode[name] for name in names} - {"auto"}

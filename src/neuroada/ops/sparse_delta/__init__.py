@@ -3,30 +3,30 @@
 from neuroada.ops.sparse_delta.function import sparse_delta_linear, support_linear
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, combine
 from neuroada.ops.sparse_delta.swap import (
+    entries,
     hold,
     is_contended,
     is_held,
     read,
     release,
-    resident,
-    restore,
-    take,
+    with_support,
     write,
 )
+from neuroada.ops.sparse_delta.torch import flat
 
 __all__ = [
     "FrozenWeight",
     "Support",
     "combine",
+    "entries",
+    "flat",
     "hold",
     "is_contended",
     "is_held",
     "read",
     "release",
-    "resident",
-    "restore",
     "sparse_delta_linear",
     "support_linear",
-    "take",
+    "with_support",
     "write",
 ]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, WeightError
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
-from neuroada.ops.sparse_delta.swap import resident
+from neuroada.ops.sparse_delta.swap import with_support
 from neuroada.ops.sparse_delta.torch import delta_gradient
 
 MODES = ("inplace", "transient")
@@ -41,8 +41,8 @@ class _SupportLinear(torch.autograd.Function):
         )
         parameter = weight.parameter
         ctx.weight_state = None if parameter is None else _state(parameter)
-        with torch.autocast(x.device.type, enabled=False), resident(weight, support) as merged:
-            return F.linear(x, merged.to(x.dtype), bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return with_support(weight, support, lambda merged: F.linear(x, merged.to(x.dtype), bias))
 
     @staticmethod
     @once_differentiable
@@ -55,8 +55,7 @@ class _SupportLinear(torch.autograd.Function):
             if needs_x:
                 _require_unchanged(ctx.weight, ctx.weight_state, dy.device)
                 support = ctx.support and replace(ctx.support, deltas=deltas)
-                with resident(ctx.weight, support) as merged:
-                    dx = (rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
+                dx = with_support(ctx.weight, support, lambda merged: rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
             if needs_deltas:
                 gradient = delta_gradient(
                     x.reshape(-1, x.shape[-1]), rows, ctx.support.indices, ctx.support.neurons, ctx.product

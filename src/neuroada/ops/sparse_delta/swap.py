@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +27,7 @@ class _Held:
 class _WeightState:
     lock: threading.RLock = field(default_factory=threading.RLock)
     held: _Held | None = None
+    busy: bool = False
     contended: bool = False
 
 
@@ -53,44 +53,13 @@ def is_contended(parameter: Tensor) -> bool:
     return (state := _STATES.get(parameter)) is not None and state.contended
 
 
-@contextmanager
-def _locked(state: _WeightState) -> Iterator[None]:
-    if not state.lock.acquire(blocking=False):
-        state.contended = True
-        state.lock.acquire()
-    try:
-        yield
-    finally:
-        state.lock.release()
-
-
 @torch.no_grad()
-def _entries(weight: Tensor, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(storage, positions, originals, originals + deltas) of a support in a weight [O, I]."""
-    storage, where = flat(weight), positions(weight, support.indices, support.neurons)
-    originals = storage.take(where)
-    return storage, where, originals, shifted(originals, support.deltas)
-
-
-def write(weight: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-    """Put a support into a weight [O, I] for good.
-
-    Returns:
-        (positions int64 [N, K], originals [N, K] in the weight's dtype): what `restore` needs.
-    """
-    storage, where, originals, values = _entries(weight, support)
-    storage.index_put_((where,), values)
-    return where, originals
-
-
-def take(weight: Tensor, where: Tensor) -> Tensor:
-    """The entries of a weight [O, I] at positions that `write` returned: [N, K] in its dtype."""
-    return flat(weight).take(where)
-
-
-def restore(weight: Tensor, where: Tensor, originals: Tensor) -> None:
-    """Undo `write`, bit for bit."""
-    flat(weight).index_put_((where,), originals)
+def entries(weight: Tensor, support: Support) -> tuple[Tensor, Tensor, Tensor]:
+    """(positions, originals, originals + deltas) of a support in a weight [O, I], each [N, K]; positions are int64, in
+    `flat(weight)`."""
+    where = positions(weight, support.indices, support.neurons)
+    originals = flat(weight).take(where)
+    return where, originals, shifted(originals, support.deltas)
 
 
 def read(weight: Tensor, support: Support) -> Tensor:
@@ -98,62 +67,72 @@ def read(weight: Tensor, support: Support) -> Tensor:
     return flat(weight).take(positions(weight, support.indices, support.neurons))
 
 
-@contextmanager
-def _swapped_in(weight: Tensor, support: Support) -> Iterator[None]:
-    storage, where, originals, values = _entries(weight, support)
+def with_support(weight: FrozenWeight, support: Support | None, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """`compute(W)`, where W [O, I] is the base weight with exactly this support, or none, in it.
+
+    A parameter holds its pretrained values again, or what `hold` put there, as soon as `compute` has ended in any way,
+    Ctrl-C included: the writes that undo are the first calls of their `finally` blocks, and Python looks at signals
+    only after calls and on entering functions. `compute` must not come back to the same weight.
+    """
+    parameter = weight.parameter
+    if parameter is None:
+        return compute(_written(weight.alias(), support))
+    state = _state_of(parameter)
+    state.contended = state.contended or state.busy
+    with state.lock:
+        state.busy = True
+        try:
+            if weight.mode == "transient":
+                copy = _lifted(weight.alias(), state.held, _copy)
+            else:
+                return _in_place(weight.alias(), state.held, support, compute)
+        finally:
+            state.busy = False
+    return compute(_written(copy, support))
+
+
+def _in_place(
+    weight: Tensor, held: _Held | None, support: Support | None, compute: Callable[[Tensor], Tensor]
+) -> Tensor:
+    if support is None:
+        return _lifted(weight, held, compute)
+    if held is None:
+        return _swapped(weight, support, compute)
+    if held.support.stamp == support.stamp:
+        return compute(weight)
+    return _lifted(weight, held, lambda lifted: _swapped(lifted, support, compute))
+
+
+def _swapped(weight: Tensor, support: Support, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    storage = flat(weight)
+    where, originals, values = entries(weight, support)
     try:
         storage.index_put_((where,), values)
-        yield
+        return compute(weight)
     finally:
         storage.index_put_((where,), originals)
 
 
-@contextmanager
-def _lifted(weight: Tensor, held: _Held | None) -> Iterator[None]:
-    """Take a held support out for a while."""
+def _lifted(weight: Tensor, held: _Held | None, compute: Callable[[Tensor], Tensor]) -> Tensor:
     if held is None:
-        yield
-        return
+        return compute(weight)
     storage = flat(weight)
     values = storage.take(held.where)
     try:
         storage.index_put_((held.where,), held.originals)
-        yield
+        return compute(weight)
     finally:
         storage.index_put_((held.where,), values)
 
 
-@contextmanager
-def resident(weight: FrozenWeight, support: Support | None) -> Iterator[Tensor]:
-    """Inside, the yielded [O, I] tensor is the base weight with exactly this support, or none, in it.
-
-    A parameter holds its pretrained values again, or what `hold` put there, as soon as the context is left, by
-    exception too. One weight's context is not to be entered again by the same thread before it is left.
-    """
-    if weight.parameter is None:
-        yield _with_support(weight.alias(), support)
-        return
-    state = _state_of(weight.parameter)
-    if weight.mode == "transient":
-        with _locked(state):
-            alias = weight.alias()
-            with _lifted(alias, state.held):
-                copy = _copy(alias)
-        yield _with_support(copy, support)
-        return
-    with _locked(state):
-        alias, held = weight.alias(), state.held
-        if support is None:
-            with _lifted(alias, held):
-                yield alias
-        elif held is not None and held.support.stamp == support.stamp:
-            yield alias
-        else:
-            with _lifted(alias, held), _swapped_in(alias, support):
-                yield alias
+def write(weight: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+    """Put a support into a weight [O, I] for good; returns (positions, originals), both [N, K]."""
+    where, originals, values = entries(weight, support)
+    flat(weight).index_put_((where,), values)
+    return where, originals
 
 
-def _with_support(weight: Tensor, support: Support | None) -> Tensor:
+def _written(weight: Tensor, support: Support | None) -> Tensor:
     if support is not None:
         write(weight, support)
     return weight
@@ -177,14 +156,15 @@ def hold(weight: FrozenWeight, support: Support) -> None:
             "Holding a support in a weight", "it is made afresh for each use", "Hold weights that are stored dense"
         )
     state = _state_of(weight.parameter)
-    with _locked(state):
+    with state.lock:
         if state.held is not None:
             raise WeightError(
                 "Holding a support in a weight",
                 "one is held there already",
                 "Leave the outer neuroada.held(...) first",
             )
-        storage, where, originals, values = _entries(weight.alias(), support)
+        storage = flat(weight.alias())
+        where, originals, values = entries(weight.alias(), support)
         state.held = _Held(support, where, originals, version_of(weight.parameter))
         storage.index_put_((where,), values)
 
@@ -200,14 +180,17 @@ def release(weight: FrozenWeight) -> None:
     state = None if parameter is None else _STATES.get(parameter)
     if parameter is None or state is None:
         return
-    with _locked(state):
-        held, state.held = state.held, None
+    with state.lock:
+        held = state.held
         if held is None:
             return
-        if version_of(parameter) != held.version:
+        storage, unchanged = flat(weight.alias()), version_of(parameter) == held.version
+        state.held = None
+        if unchanged:
+            storage.index_put_((held.where,), held.originals)
+        else:
             raise WeightError(
                 "Taking a held support out of a weight",
                 "the weight was written to while the support was held",
                 "Load the base weights again, outside neuroada.held(...)",
             )
-        restore(weight.alias(), held.where, held.originals)
