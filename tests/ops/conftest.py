@@ -1,0 +1,47 @@
+"""What every op test runs on: all shapes, types and modes, with uninitialised memory full of NaN."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from .cases import CASES, DTYPES, MODES, PRODUCTS, Case, Problem, build
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _uninitialised_memory_is_nan() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_each_time() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=PRODUCTS)
+def product(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def problem(case: Case, dtype: torch.dtype) -> Problem:
+    return build(case, dtype)

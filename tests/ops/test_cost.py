@@ -1,0 +1,164 @@
+"""What a layer costs (I6): dense products by FLOPs, bytes kept for backward, and the sizes of temporary tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from allocations import Allocations
+from neuroada.ops.sparse_delta import Support, combine, sparse_delta_linear
+from neuroada.ops.sparse_delta import torch as pieces
+
+from .cases import Case, Problem, build
+
+TOKENS, INPUTS, OUTPUTS = 512, 1024, 1024
+WEIGHT_BYTES = 2 * INPUTS * OUTPUTS
+MODES = pytest.mark.parametrize("mode", ["inplace", "transient"])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """products: forward + backward, in FLOPs of one dense product. saved: bytes of each tensor saved beyond x.
+    kept: bytes of each new tensor that lives from forward to backward, however it is kept, beyond the output."""
+
+    products: float
+    saved: list[int]
+    kept: list[int]
+
+    def complaints(self, per_neuron: int) -> set[str]:
+        limit = 4 * OUTPUTS * per_neuron * 4
+        checks = {
+            "dense products": self.products <= 2.02,
+            "saved": max(self.saved, default=0) <= limit,
+            "kept": max(self.kept, default=0) <= limit,
+        }
+        return {name for name, holds in checks.items() if not holds}
+
+
+def cost_of(layer: Callable[[Tensor], Tensor], x: Tensor) -> Cost:
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    allocations = Allocations()
+    with FlopCounterMode(display=False) as flops:
+        with saved_tensors_hooks(pack, lambda tensor: tensor), allocations:
+            output = layer(x)
+        kept = sorted(allocations.alive())
+        kept.remove(output.untyped_storage().nbytes())
+        output.backward(torch.ones_like(output))
+    saved.pop(x.untyped_storage().data_ptr(), None)
+    return Cost(flops.get_total_flops() / (2 * TOKENS * INPUTS * OUTPUTS), list(saved.values()), kept)
+
+
+def adapted(per_neuron: int) -> Problem:
+    case = Case("layer", OUTPUTS, INPUTS, per_neuron, (TOKENS,), bias=False)
+    problem = build(case, torch.bfloat16)
+    return problem.with_(x=problem.x.requires_grad_(), deltas=problem.deltas.requires_grad_())
+
+
+def published(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """The scatter form: a merged copy by autograd, so that backward makes the dense gradient and gathers from it."""
+
+    def layer(x: Tensor) -> Tensor:
+        merged = problem.weight.clone().scatter_add(1, problem.indices.long(), problem.deltas.to(torch.bfloat16))
+        return F.linear(x, merged)
+
+    return layer
+
+
+@MODES
+@pytest.mark.parametrize("per_neuron", [1, 20])
+def test_layer_costs_two_dense_products_and_saves_x(per_neuron, mode):
+    problem = adapted(per_neuron)
+    cost = cost_of(lambda x: problem.with_(x=x).output(mode, "sparse"), problem.x)
+    assert not cost.complaints(per_neuron), cost
+    assert cost.products >= 2
+    assert problem.x.grad is not None
+    assert problem.deltas.grad is not None
+
+
+@pytest.mark.parametrize("per_neuron", [1, 20])
+def test_twin_in_the_published_form_fails(per_neuron):
+    problem = adapted(per_neuron)
+    cost = cost_of(published(problem), problem.x)
+    assert cost.complaints(per_neuron) == {"dense products", "saved", "kept"}
+    assert cost.products == pytest.approx(3)
+    assert max(cost.saved) >= WEIGHT_BYTES
+
+
+def test_the_frozen_layer_is_the_floor():
+    problem = adapted(1)
+    weight = problem.weight
+    cost = cost_of(lambda x: F.linear(x, weight), problem.x)
+    assert cost.products == 2
+    assert set(cost.saved) == {WEIGHT_BYTES}
+
+
+@MODES
+def test_x_is_not_saved_for_frozen_deltas(mode):
+    problem = adapted(1)
+    problem = problem.with_(deltas=problem.deltas.detach())
+    packed = []
+    with saved_tensors_hooks(lambda tensor: packed.append(tensor) or tensor, lambda tensor: tensor):
+        output = problem.output(mode)
+    assert max((tensor.numel() for tensor in packed), default=0) <= problem.deltas.numel()
+    output.sum().backward()
+
+
+def test_nothing_is_saved_without_gradients():
+    problem = adapted(1)
+    with torch.no_grad(), Allocations() as allocations:
+        output = problem.output()
+    assert allocations.alive() == [output.untyped_storage().nbytes()]
+
+
+def test_in_place_never_copies_the_weight_and_transient_does_once():
+    problem = adapted(20)
+    with torch.no_grad():
+        with Allocations() as inplace:
+            problem.output("inplace")
+        with Allocations() as transient:
+            problem.output("transient")
+    assert inplace.largest < WEIGHT_BYTES
+    assert transient.largest == WEIGHT_BYTES
+    assert inplace.peak < WEIGHT_BYTES
+    assert transient.peak < 2 * WEIGHT_BYTES
+
+
+@pytest.mark.parametrize(("rows", "whole"), [(16, False), (1 << 20, True)])
+def test_dense_gradient_is_made_in_row_blocks(rows, whole, monkeypatch):
+    problem = build(Case("blocks", 61, 127, 9, (5,)), torch.bfloat16)
+    dy = torch.ones(5, 61, dtype=torch.bfloat16)
+    monkeypatch.setattr(pieces, "BLOCK_ENTRIES", rows * 127)
+    with Allocations() as allocations:
+        pieces.delta_gradient(problem.x, dy, problem.indices, product="dense")
+    assert (allocations.largest >= 61 * 127 * 4) == whole
+
+
+def test_gradient_of_combined_supports_is_made_in_blocks(monkeypatch):
+    problem = build(Case("blocks", 61, 127, 9, (53,)), torch.float32)
+    monkeypatch.setattr(pieces, "BLOCK_ENTRIES", 1000)
+    both = combine([problem.support, Support((problem.indices + 1) % 127, problem.deltas)], 127)
+    with Allocations() as allocations:
+        pieces.delta_gradient(problem.x, torch.ones(53, 61), both.indices, both.neurons)
+    assert allocations.largest <= 4 * max(problem.x.numel(), 1000, 53 * 61)
+    assert both.deltas.numel() * 53 > 4 * problem.x.numel()
+
+
+def test_a_support_of_one_neuron_costs_no_dense_product():
+    problem = adapted(1)
+    x = problem.x.detach()
+    deltas = torch.zeros(1, 20, requires_grad=True)
+    output = sparse_delta_linear(x, problem.weight, torch.arange(20)[None], deltas, neurons=torch.tensor([7]))
+    with FlopCounterMode(display=False) as flops:
+        output.sum().backward()
+    assert flops.get_total_flops() <= 2 * TOKENS * 20
