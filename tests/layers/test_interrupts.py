@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from specimens import MODES, fill, same_bits
 from torch import nn
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear, held
+from specimens import MODES, fill, same_bits
 
 INPUT = torch.ones(2, 5, requires_grad=True)
 
