@@ -25,6 +25,10 @@ def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
     raise ConfigError(f"{name}={value!r}", "not a known value", f"{hint}Known: {', '.join(known)}")
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
+
+
 def _require_sound_weights(folder: Path) -> None:
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     if not weights.exists():
@@ -114,12 +118,14 @@ class NeuroAdaConfig(PeftConfig):
         _check_known("selection", self.selection, tuple(SCORES))
         _check_known("mode", self.mode, MODES)
         _check_known("delta_dtype", self.delta_dtype, DELTA_DTYPES)
-        if not isinstance(self.coverage, (int, float)) or not 0 < self.coverage <= 1:
+        if not _is_share(self.coverage):
             raise ConfigError(
                 f"coverage={self.coverage!r}",
                 "the fraction of neurons must be above 0 and at most 1",
                 "Give a value in (0, 1]; 1.0 covers every neuron",
             )
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ConfigError(f"seed={self.seed!r}", "a seed is a whole number", "Give an integer, such as 0")
         for name in ("layers_to_transform", "layers_pattern"):
             if self._targets_regex() and getattr(self, name) is not None:
                 raise ConfigError(
@@ -145,7 +151,7 @@ class NeuroAdaConfig(PeftConfig):
                 "Give one of them: k deltas a neuron, or budget as a fraction of the adapted weights",
             )
         if self.budget is not None:
-            if not isinstance(self.budget, (int, float)) or not 0 < self.budget <= 1:
+            if not _is_share(self.budget):
                 raise ConfigError(
                     f"budget={self.budget!r}",
                     "a fraction of the adapted weights must be above 0 and at most 1",
@@ -165,7 +171,7 @@ class NeuroAdaConfig(PeftConfig):
         if self.budget is None:
             wanted = self.k or 1
         else:
-            wanted = round(self.budget * in_features / self.coverage)
+            wanted = round(min(self.budget / self.coverage, 1) * in_features)
         return max(1, min(wanted, in_features))
 
     @classmethod

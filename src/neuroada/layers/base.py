@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check
 from peft.utils import resolve_quantization_backend
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError, TargetError
@@ -132,7 +133,16 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         def compute(x: Tensor) -> Tensor:
             return self._adapted_forward(x, self.frozen_weight(names), self.bias, names)
 
-        return _through(self.base_layer, compute, x)
+        offloaded: list[Any] = [
+            part for part in self.children() if part is not self.base_layer and hasattr(part, "_hf_hook")
+        ]
+        for part in offloaded:  # accelerate expects a forward call of each, and an adapter's parts have none
+            part._hf_hook.pre_forward(part)
+        try:
+            return _through(self.base_layer, compute, x)
+        finally:
+            for part in offloaded:
+                part._hf_hook.post_forward(part, x)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._is_held():
@@ -241,6 +251,7 @@ def _through(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tens
         or base_layer._forward_pre_hooks
         or base_layer._backward_hooks
         or base_layer._backward_pre_hooks
+        or _has_any_global_hook()
     )
     if not hooked:
         return compute(x)
