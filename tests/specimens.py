@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    AutoConfig,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
@@ -76,6 +79,11 @@ def tiny(family: str, seed: int = 0, **overrides) -> PreTrainedModel:
         return model_class(config_class(**(fields | overrides))).eval()
 
 
+def load_base(folder: str | Path) -> PreTrainedModel:
+    """A model that `save_pretrained` wrote, in the dtype it was saved in."""
+    return getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0]).from_pretrained(folder).eval()
+
+
 def token_ids(rows: int = 2, length: int = 9) -> Tensor:
     """int64 [rows, length] in [1, VOCABULARY)."""
     return torch.randint(1, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(5))
@@ -99,7 +107,8 @@ def fill(module: nn.Module, adapter: str = "default", scale: float = 0.3) -> Non
 
 def adapted(base: nn.Module, adapter: str = "default", **config) -> PeftModel:
     """A copy of `base` with a NeuroAda adapter that has been through training."""
-    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(**({"k": 2} | config)), adapter_name=adapter)
+    size = {} if "budget" in config else {"k": 2}
+    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(**(size | config)), adapter_name=adapter)
     fill(model, adapter)
     return model.eval()
 
