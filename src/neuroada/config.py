@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftConfig, PeftType
@@ -178,10 +178,13 @@ class NeuroAdaConfig(PeftConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs):
         """Read a saved configuration as PEFT does, after a look at the weights beside it.
 
-        PEFT reads the configuration before it touches the model, so that a bad file changes nothing.
+        PEFT reads the configuration before it touches the model, so that a bad file changes nothing. `mode` and
+        `verify_base` say how to run, not what was trained: given here, they win over the file.
 
         Raises:
             AdapterFileError: the adapter weights beside it are a pickle, or damaged.
         """
         _require_sound_weights(Path(pretrained_model_name_or_path, subfolder or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        given = {name: kwargs[name] for name in ("mode", "verify_base") if name in kwargs}
+        return replace(config, **given) if given else config

@@ -150,5 +150,5 @@ def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroA
                 f"Loading the NeuroAda adapter of {name}",
                 f"the base weights it was trained on are not those of this model ({difference})",
                 "Load the base model that base_model_name_or_path names in adapter_config.json, without another "
-                "adapter merged into it; to load onto this one all the same, set verify_base=False there",
+                "adapter merged into it; to load onto this one all the same, pass verify_base=False",
             )
