@@ -200,7 +200,7 @@ def test_one_changed_original_is_enough(change, dtype, tmp_path):
         weight[0, chosen[0]], weight[1, chosen[1]] = weight[1, chosen[1]].clone(), weight[0, chosen[0]].clone()
     else:
         weight[0, chosen[0]] *= {"another sign": -1, "one tenth more": 1.1}[change]
-    with pytest.raises(AdapterFileError, match=f"{name}: the base weights .*set verify_base=False"):
+    with pytest.raises(AdapterFileError, match=f"{name}: the base weights .*pass verify_base=False"):
         PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
     config = NeuroAdaConfig.from_pretrained(tmp_path)
     config.verify_base = False
