@@ -81,8 +81,8 @@ def unpack(
     _require_same_layers(set(entries), set(layers))
     for name, entry in entries.items():
         _require_sound(name, entry, layers[name])
-    if config.verify_base and FINGERPRINTS in state_dict:
-        _verify_base(entries, layers, state_dict[FINGERPRINTS])
+    if config.verify_base:
+        _verify_base(entries, layers, state_dict.get(FINGERPRINTS, torch.empty(0)))
     for name, entry in entries.items():
         layers[name].resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
     return unpacked
@@ -115,7 +115,12 @@ def _require_sound(name: str, entry: dict[str, Tensor], layer: NeuroAdaLinear) -
 
     if DELTAS not in entry or INDICES not in entry:
         raise refuse(f"the file has no {DELTAS if DELTAS not in entry else INDICES} for it")
+    for kind in {INDICES, NEURONS} & entry.keys():
+        if entry[kind].is_floating_point() or entry[kind].dtype == torch.bool:
+            raise refuse(f"{kind} are {entry[kind].dtype}, not whole numbers")
     deltas, indices, neurons = entry[DELTAS], entry[INDICES].long(), entry.get(NEURONS)
+    if neurons is not None and neurons.ndim != 1:
+        raise refuse(f"covered neurons have shape {list(neurons.shape)}")
     if deltas.shape != indices.shape or deltas.ndim != 2:
         raise refuse(f"deltas have shape {list(deltas.shape)} and indices {list(indices.shape)}")
     covered = layer.out_features if neurons is None else len(neurons)
