@@ -142,7 +142,8 @@ def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroA
     if prints.shape != (len(entries), fingerprint.LENGTH) or prints.dtype != torch.uint8:
         raise AdapterFileError(
             "Loading a NeuroAda adapter",
-            f"its fingerprints of the base model have shape {list(prints.shape)} for {len(entries)} weights",
+            f"{FINGERPRINTS}, by which the base model is recognised, has shape {list(prints.shape)} for "
+            f"{len(entries)} weights",
             "Save the adapter again: the file is damaged",
         )
     for name, expected in zip(sorted(entries), prints, strict=True):
