@@ -1,0 +1,207 @@
+"""What cannot be adapted is refused before anything is changed, with a message that names it and says what to do."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils.error import NoMatchingPeftModuleError
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from neuroada import NeuroAdaConfig, NeuroAdaLinear
+from neuroada.errors import ConfigError, MergeError, NeuroAdaError, TargetError, WeightError
+from specimens import adapted, base_weights, changed, logits, same_bits, tiny
+
+
+class Zoo(nn.Module):
+    """One of each kind of layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.conv = nn.Conv2d(2, 3, 1)
+        self.conv1 = nn.Conv1d(2, 3, 1)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.norm = nn.LayerNorm(4)
+        self.bilinear = nn.Bilinear(4, 4, 3)
+        self.patched = Doubled(4, 4)
+        self.normed = parametrizations.weight_norm(nn.Linear(4, 4))
+        self.linear = nn.Linear(4, 4)
+        self.group = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+
+class Doubled(nn.Linear):
+    """A linear layer with a forward pass of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def unchanged(model: nn.Module, before: dict, modules: list) -> bool:
+    """Same module objects, same bits, same requires_grad, no trace of an adapter."""
+    trainable = all(parameter.requires_grad for parameter in model.parameters())
+    return (
+        [*model.modules()] == modules
+        and changed(before, model) == []
+        and trainable
+        and not hasattr(model, "peft_config")
+    )
+
+
+def refused(model: nn.Module, error: type[Exception], match: str, **config) -> None:
+    before, modules = base_weights(model), [*model.modules()]
+    with pytest.raises(error, match=match) as caught:
+        get_peft_model(model, NeuroAdaConfig(**config))
+    assert isinstance(caught.value, NeuroAdaError)
+    assert unchanged(model, before, modules)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["q_prj"], r"target_modules=\['q_prj'\]: no module .* Did you mean q_proj"),
+        (["qproj", "down_poj"], r"Did you mean .*down_proj.*q_proj"),
+        ("model.layers.0.q_proj", r"model\.layers\.0\.q_proj.*no module"),
+        (["zzz"], r"Modules with a weight: .*down_proj.*lm_head.*q_proj"),
+    ],
+)
+def test_names_that_match_nothing_list_near_ones(asked, found):
+    refused(tiny("llama"), TargetError, found, target_modules=asked)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj"], "layers_to_transform": [7]},
+        {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "blocks"},
+        {"target_modules": []},
+    ],
+    ids=["layer", "all excluded", "pattern", "empty list"],
+)
+def test_selections_that_leave_nothing(config):
+    refused(tiny("llama"), TargetError, "q_proj|target_modules", **config)
+
+
+def test_no_match_is_what_peft_calls_it():
+    with pytest.raises(NoMatchingPeftModuleError):
+        get_peft_model(tiny("llama"), NeuroAdaConfig(target_modules=["zzz"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("embed", r"torch\.nn\.modules\.sparse\.Embedding"),
+        ("conv", r"torch\.nn\.modules\.conv\.Conv2d"),
+        ("conv1", r"torch\.nn\.modules\.conv\.Conv1d"),
+        ("attention", r"MultiheadAttention"),
+        ("attention.out_proj", r"MultiheadAttention reads its weight directly"),
+        ("norm", r"LayerNorm"),
+        ("bilinear", r"Bilinear"),
+        ("patched", r"Doubled"),
+        ("normed", r"parametri"),
+        ("group", r"torch\.nn\.modules\.container\.Sequential"),
+    ],
+)
+def test_unsupported_layers_are_named_with_their_type(name, kind):
+    message = rf"Adapting the module {name}: .*{kind}.*Supported are torch\.nn\.Linear and transformers' Conv1D"
+    refused(Zoo(), TargetError, message, target_modules=["linear", name])
+
+
+def test_a_lazy_layer_has_no_weight_yet():
+    with pytest.raises(NeuroAdaError, match=r"(?i)lazy|uninitiali[sz]ed"):
+        get_peft_model(nn.Sequential(nn.LazyLinear(4)), NeuroAdaConfig(target_modules=["0"]))
+
+
+def test_a_forward_replaced_on_the_instance_is_refused():
+    """The adapter would pass it over."""
+    model = Zoo()
+    model.linear.forward = lambda x: x
+    refused(model, TargetError, "Adapting the module linear: .*forward", target_modules=["linear"])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weights_that_are_not_finite_are_named(value, dtype):
+    model = tiny("gpt2").to(dtype)
+    model.transformer.h[1].mlp.c_proj.weight.data[3, 5] = value
+    refused(model, WeightError, r"transformer\.h\.1\.mlp\.c_proj: 1 of its 2304 weights are NaN or infinite")
+
+
+def test_a_bad_weight_that_is_not_a_target_does_not_matter():
+    model = tiny("llama")
+    model.model.norm.weight.data[0] = torch.nan
+    get_peft_model(model, NeuroAdaConfig())
+
+
+def test_one_warning_names_all_weights_with_fewer_inputs_than_k():
+    base = nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 3), nn.Linear(3, 9))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = get_peft_model(base, NeuroAdaConfig(k=3, target_modules=["0", "1", "2"]))
+    about = [str(warning.message) for warning in caught if "inputs are used" in str(warning.message)]
+    assert about == ["k=3 is more than these weights have inputs, so all of their inputs are used: 1 (2 inputs)"]
+    assert model.base_model.model[1].neuroada_deltas["default"].shape == (3, 2)
+
+
+def test_merging_twice():
+    model = adapted(tiny("llama"))
+    trained = logits(model)
+    model.merge_adapter()
+    merged = base_weights(model)
+    for names in (None, ["default"]):
+        with pytest.raises(MergeError, match=r"Merging default: merged already\. Call unmerge_adapter\(\) first"):
+            model.merge_adapter(names)
+    assert changed(merged, model) == []
+    assert same_bits(logits(model.merge_and_unload()), trained)
+
+
+def test_an_adapter_of_another_kind_in_the_way():
+    model = get_peft_model(tiny("llama"), LoraConfig(target_modules=["q_proj"]))
+    want = logits(model)
+    with pytest.raises(TargetError, match=r"self_attn\.q_proj.*adapter of another kind .*lora.*Merge or unload"):
+        get_peft_model(copy.deepcopy(model.base_model.model), NeuroAdaConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="different peft types"):
+        model.add_adapter("second", NeuroAdaConfig(target_modules=["q_proj"]))
+    assert same_bits(logits(model), want)
+
+
+def test_a_second_adapter_that_is_refused_leaves_no_trace():
+    model = adapted(tiny("llama"))
+    want, keys = logits(model), model.state_dict().keys()
+    for config, error in (
+        ({"target_modules": ["zzz"]}, TargetError),
+        ({"target_modules": ["embed_tokens"]}, TargetError),
+    ):
+        with pytest.raises(error):
+            model.add_adapter("second", NeuroAdaConfig(**config))
+        assert list(model.peft_config) == ["default"]
+        assert model.state_dict().keys() == keys
+        assert same_bits(logits(model), want)
+    model.add_adapter("second", NeuroAdaConfig(target_modules=["q_proj"]))
+
+
+def test_inplace_where_it_cannot_work_is_refused_and_auto_finds_a_way():
+    base = nn.Sequential(nn.Linear(4, 6, bias=False))
+    base[0].weight = nn.Parameter(torch.arange(4.0).expand(6, 4), requires_grad=False)
+    x = torch.ones(2, 4)
+    want = base(x)
+    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(target_modules=["0"], mode="auto"))
+    assert same_bits(model(x), want)
+    with pytest.raises(ConfigError, match=r"mode='inplace': .* cannot be written in place\. Use mode='auto'"):
+        get_peft_model(base, NeuroAdaConfig(target_modules=["0"], mode="inplace"))(x)
+
+
+@pytest.mark.parametrize("mode", ["auto", "transient"])
+def test_a_model_made_in_inference_mode(mode):
+    with torch.inference_mode():
+        base = nn.Sequential(nn.Linear(4, 6))
+        want = base(torch.ones(2, 4))
+    model = get_peft_model(base, NeuroAdaConfig(target_modules=["0"], mode=mode))
+    outputs = model(torch.ones(2, 4))
+    assert same_bits(outputs, want)
+    outputs.sum().backward()
+    assert isinstance(model.base_model.model[0], NeuroAdaLinear)
+    assert model.base_model.model[0].neuroada_deltas["default"].grad is not None
