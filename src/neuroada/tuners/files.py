@@ -142,7 +142,7 @@ def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroA
     if prints.shape != (len(entries), fingerprint.LENGTH) or prints.dtype != torch.uint8:
         raise AdapterFileError(
             "Loading a NeuroAda adapter",
-            f"{FINGERPRINTS}, by which the base model is recognised, has shape {list(prints.shape)} for "
+            f"{FINGERPRINTS} (by which the base model is recognised) has shape {list(prints.shape)} for "
             f"{len(entries)} weights",
             "Save the adapter again: the file is damaged",
         )
