@@ -49,7 +49,7 @@ CASES = (
     Case("no-tokens-3d", 7, 11, 11, (2, 0, 3), bias=False),
     Case("columns", 13, 17, 3, layout="columns"),
     Case("slice", 13, 17, 3, (2, 3), layout="slice", bias=False),
-    Case("strided", 11, 17, 2, layout="strided"),
+    Case("strided", 61, 127, 2, (3,), layout="strided"),
     Case("offset", 7, 5, 2, layout="offset"),
     Case("covered", 13, 17, 3, covered=5),
     Case("covered-once", 13, 17, 17, covered=1, bias=False),

@@ -91,13 +91,17 @@ def test_deltas_made_in_inference_mode_can_be_held():
         release(problem.frozen)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_forward_under_autocast_is_the_merged_layer_under_autocast(case, dtype, mode):
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float64, torch.float64)],
+    ids=str,
+)
+def test_forward_under_autocast_is_the_merged_layer_under_autocast(case, dtype, result, mode):
     problem = build(case, dtype)
     with torch.autocast("cpu", torch.bfloat16):
         output = problem.output(mode)
         assert same_bits(output, problem.expected())
-    assert output.dtype == torch.bfloat16
+    assert output.dtype == result
 
 
 @pytest.mark.parametrize("within", [torch.bfloat16, torch.float16], ids=str)

