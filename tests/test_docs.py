@@ -1,0 +1,53 @@
+"""What the documentation says is run, and what it points to is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_readme_blocks_run_one_after_the_other(
+    in_empty_folder: Path, make_tiny_llama, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name, **_: make_tiny_llama())
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (in_empty_folder / "adapter" / "adapter_model.safetensors").exists()
+    assert "trainable params" in capsys.readouterr().out
+
+
+def test_without_the_import_peft_says_what_the_readme_says(in_empty_folder: Path, tiny_llama):
+    from peft import get_peft_model
+
+    from neuroada import NeuroAdaConfig
+
+    get_peft_model(tiny_llama, NeuroAdaConfig()).save_pretrained("adapter")
+    script = "from peft import PeftConfig; PeftConfig.from_pretrained('adapter')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    error = done.stderr.splitlines()[-1]
+    assert error == "KeyError: 'NEUROADA'"
+    assert error in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_point_to_files(name: str):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_contributing_fits_a_screen():
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 45
