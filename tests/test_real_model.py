@@ -5,10 +5,10 @@ import pydoc_data.topics
 import pytest
 import torch
 from peft import get_peft_model
-from specimens import base_weights, changed, same_bits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuroada import NeuroAdaConfig, held
+from specimens import base_weights, changed, same_bits
 
 DELTAS = 155_520
 """One for each neuron of the seven projections in 30 layers."""

@@ -1,4 +1,4 @@
-"""Transformers' Trainer and TRL's trainers take an adapted model as it is, and a resumed run ends where a whole one does."""
+"""Trainers of Transformers and TRL take an adapted model as it is; a resumed run ends where a whole one does."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,11 @@ from neuroada.ops.sparse_delta import FrozenWeight, flat, is_contended, is_held
 
 _HOOKED_LAYER = threading.RLock()
 """Hooked base layers run one thread at a time: their forward method is replaced for the length of a call."""
+
+
+def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
+    """PEFT's dictionary of buffers by adapter name, typed by what it is used for."""
+    return cast("MutableMapping[str, Tensor]", BufferDict(persistent=persistent))
 
 
 def _quantization_backend(base_layer: nn.Module) -> QuantizationBackend | None:
@@ -64,7 +69,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     base_layer: nn.Module
     in_features: int
     out_features: int
-    merge_record: BufferDict
+    merge_record: MutableMapping[str, Tensor]
 
     def __init__(self, base_layer: nn.Module, name: str = "") -> None:
         nn.Module.__init__(self)
@@ -73,7 +78,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.name = name
         self._disable_adapters = False
         self.merged_adapters = []
-        self.merge_record = BufferDict(persistent=False)
+        self.merge_record = buffer_dict(persistent=False)
         self.quantization_backend = _quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
         if self.transposed:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
-from neuroada.layers.base import AdapterLayer
+from neuroada.layers.base import AdapterLayer, buffer_dict
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
     Support,
@@ -34,8 +33,8 @@ class NeuroAdaLinear(AdapterLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str):
         super().__init__(base_layer, name)
         self.neuroada_deltas = nn.ParameterDict()
-        self.neuroada_indices = BufferDict(persistent=True)
-        self.neuroada_neurons = BufferDict(persistent=True)
+        self.neuroada_indices = buffer_dict(persistent=True)
+        self.neuroada_neurons = buffer_dict(persistent=True)
         self.mode: dict[str, str] = {}
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
