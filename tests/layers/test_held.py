@@ -141,6 +141,19 @@ def test_accumulated_gradients(model, product):
     assert changed(before, model) == []
 
 
+def test_policy_and_reference_inside(model):
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+
+    want = gradients(model(token_ids(), labels=token_ids()).loss)
+    with held(model):
+        policy = model(token_ids(), labels=token_ids()).loss
+        with model.disable_adapter():
+            reference = model(token_ids(), labels=token_ids()).loss
+        got = gradients(policy - reference.detach())
+    assert all(same_bits(*pair) for pair in zip(got, want, strict=True))
+
+
 def test_an_optimiser_step_inside_is_seen_at_once(model):
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     before = base_weights(model)

@@ -192,6 +192,12 @@ def test_base_weights_offloaded_before_adapting(family, mode):
         assert same_bits(logits(model), logits(want))
         pairs = zip(gradients(model), gradients(want), strict=True)
         assert all(same_bits(*pair) for pair in pairs)
+    model.merge_adapter()
+    assert same_bits(logits(model), logits(want))
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        assert same_bits(logits(model), logits(tiny(family)))
+    assert same_bits(logits(model.merge_and_unload(safe_merge=True)), logits(want))
 
 
 @every_mode

@@ -115,6 +115,12 @@ def test_a_lazy_layer_has_no_weight_yet():
         get_peft_model(nn.Sequential(nn.LazyLinear(4)), NeuroAdaConfig(target_modules=["0"]))
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 4), (4, 0)])
+def test_a_layer_without_inputs_or_neurons(inputs, outputs):
+    model = nn.ModuleDict({"bare": nn.Linear(inputs, outputs)})
+    refused(model, TargetError, "Adapting the module bare", target_modules=["bare"])
+
+
 def test_a_forward_replaced_on_the_instance_is_refused():
     """The adapter would pass it over."""
     model = Zoo()
