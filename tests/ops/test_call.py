@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, NeuroAdaError, WeightError
-from neuroada.ops.sparse_delta import hold, is_held, release, support_linear
+from neuroada.ops.sparse_delta import hold, is_held, release, sparse_delta_linear, support_linear
 from neuroada.ops.sparse_delta.reference import merged_weight
 
 from .cases import PRIMES, build, same_bits, storage_bytes
@@ -134,3 +134,14 @@ def test_the_base_layer_is_a_support_of_none(problem):
 def test_every_refusal_is_of_the_family():
     assert issubclass(WeightError, NeuroAdaError)
     assert issubclass(WeightError, ValueError)
+
+
+def test_meta_tensors_give_shapes():
+    x = torch.randn(2, 5, 7, device="meta", requires_grad=True)
+    weight = torch.randn(3, 7, device="meta")
+    indices, deltas = torch.zeros(3, 2, dtype=torch.int32, device="meta"), torch.zeros(3, 2, device="meta")
+    y = sparse_delta_linear(x, weight, indices, deltas.requires_grad_())
+    y.sum().backward()
+    assert y.shape == (2, 5, 3)
+    assert deltas.grad.shape == deltas.shape
+    assert x.grad.shape == x.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +42,7 @@ class _SupportLinear(torch.autograd.Function):
         )
         parameter = weight.parameter
         ctx.weight_state = None if parameter is None else _state(parameter)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device.type):
             return with_support(weight, support, lambda merged: F.linear(x, merged.to(x.dtype), bias))
 
     @staticmethod
@@ -51,7 +52,7 @@ class _SupportLinear(torch.autograd.Function):
         x, deltas = ctx.saved_tensors
         rows = dy.reshape(-1, dy.shape[-1])
         dx = d_deltas = d_bias = None
-        with torch.autocast(dy.device.type, enabled=False):
+        with _without_autocast(dy.device.type):
             if needs_x:
                 _require_unchanged(ctx.weight, ctx.weight_state, dy.device)
                 support = ctx.support and replace(ctx.support, deltas=deltas)
@@ -64,6 +65,10 @@ class _SupportLinear(torch.autograd.Function):
             if needs_bias:
                 d_bias = rows.sum(0)
         return dx, d_deltas, d_bias, None, None, None
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -114,7 +119,8 @@ def support_linear(
             "Freeze the base weight with requires_grad_(False)",
         )
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
         bias = bias if bias is None else bias.to(x.dtype)
     elif parameter is not None and parameter.dtype != x.dtype:

@@ -148,6 +148,9 @@ def _copy(weight: Tensor) -> Tensor:
 def hold(weight: FrozenWeight, support: Support) -> None:
     """Put a support into a parameter and leave it there until `release`.
 
+    Deltas that change meanwhile without a new version (fused optimisers, `.data`) are not noticed here;
+    `neuroada.held` takes care of optimisers.
+
     Raises:
         WeightError: another support is held in this parameter, or the weight has none.
     """
