@@ -126,7 +126,7 @@ def test_only_deltas_are_trainable_and_k_of_them_for_each_neuron():
     assert model.get_nb_trainable_parameters()[0] == 3 * neurons
 
 
-def test_unfinished_deltas_can_start_at_random():
+def test_deltas_can_start_at_random():
     model = get_peft_model(tiny("llama"), NeuroAdaConfig(init_weights=False))
     assert not torch.equal(logits(model), logits(tiny("llama")))
     assert changed(base_weights(tiny("llama")), model) == []

@@ -1,4 +1,4 @@
-"""What training loops do to models: autocast, checkpointing, moving, copying, loading, interrupting, threads."""
+"""What training loops do to models: autocast, checkpointing, casting, copying, loading, calling twice."""
 
 import copy
 import io
@@ -115,9 +115,8 @@ def test_torch_save_and_load_of_the_whole_model(model, merged, mode):
 
 
 @every_mode
-def test_state_dict_round_trip(model, mode):
-    outputs = logits(model)
-    other = adapted(tiny("llama" if "Llama" in repr(model) else "gpt2", seed=1), mode=mode)
+def test_state_dict_round_trip(model, family, mode):
+    outputs, other = logits(model), adapted(tiny(family, seed=1), mode=mode)
     other.load_state_dict(model.state_dict())
     assert same_bits(logits(other), outputs)
 

@@ -135,7 +135,7 @@ def test_a_name_in_use_is_refused(model):
 
 def test_a_name_that_cannot_be_is_refused_and_leaves_no_trace(model):
     outputs = model(X)
-    with pytest.raises((NeuroAdaError, KeyError)):
+    with pytest.raises(NeuroAdaError, match=r"x\.y"):
         model.add_adapter("x.y", config())
     assert list(model.peft_config) == ["default"]
     assert model.get_model_status().available_adapters == ["default"]
@@ -235,7 +235,7 @@ def test_status_describes_the_adapters(base):
 def test_mixed_batches_are_refused():
     model = adapted(tiny("llama"))
     model.add_adapter("second", NeuroAdaConfig())
-    with pytest.raises((NeuroAdaError, ValueError, TypeError), match="adapter_names"):
+    with pytest.raises(NeuroAdaError, match="adapter_names"):
         model(token_ids(), adapter_names=["default", "second"])
 
 
