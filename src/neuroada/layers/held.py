@@ -10,7 +10,6 @@ from torch import nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from neuroada.errors import WeightError
 from neuroada.layers.neuroada import NeuroAdaLinear
 from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, release
 
@@ -74,7 +73,7 @@ def held(model: nn.Module) -> Iterator[None]:
             except KeyboardInterrupt as interrupt:  # finish first
                 release(weight)
                 failed = interrupt
-            except WeightError as error:
+            except BaseException as error:  # release the others all the same
                 failed = error
         hook.remove()
         if failed is not None:

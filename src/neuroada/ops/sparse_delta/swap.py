@@ -16,41 +16,47 @@ from neuroada.ops.sparse_delta.torch import flat, positions, shifted
 
 
 @dataclass(eq=False)
-class _Held:
-    support: Support
-    where: Tensor
-    originals: Tensor
-    version: int
+class _Storage:
+    """What is known of the memory of a weight, which several parameters may share."""
 
-
-@dataclass(eq=False)
-class _WeightState:
     lock: threading.RLock = field(default_factory=threading.RLock)
     held: _Held | None = None
     busy: bool = False
     contended: bool = False
 
 
-_STATES: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_STATES_LOCK = threading.Lock()
+@dataclass(eq=False)
+class _Held:
+    weight: FrozenWeight
+    support: Support
+    where: Tensor
+    originals: Tensor
+    version: int
+    storage: _Storage
 
 
-def _state_of(parameter: Tensor) -> _WeightState:
-    state = _STATES.get(parameter)
+_STORAGES: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_HELD: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by parameter
+_STORAGES_LOCK = threading.Lock()
+
+
+def _storage_of(parameter: Tensor) -> _Storage:
+    memory = parameter.untyped_storage()
+    state = _STORAGES.get(memory)
     if state is None:
-        with _STATES_LOCK:
-            state = _STATES.setdefault(parameter, _WeightState())
+        with _STORAGES_LOCK:
+            state = _STORAGES.setdefault(memory, _Storage())
     return state
 
 
 def is_held(parameter: Tensor) -> bool:
-    """Whether a support stands in this parameter at the moment, put there by `hold`."""
-    return (state := _STATES.get(parameter)) is not None and state.held is not None
+    """Whether a support stands in the memory of this parameter at the moment, put there by `hold`."""
+    return parameter in _HELD or _storage_of(parameter).held is not None
 
 
 def is_contended(parameter: Tensor) -> bool:
-    """Whether two threads were ever seen inside the operation on this parameter at once."""
-    return (state := _STATES.get(parameter)) is not None and state.contended
+    """Whether two threads were ever seen inside the operation on this parameter's memory at once."""
+    return _storage_of(parameter).contended
 
 
 @torch.no_grad()
@@ -77,30 +83,32 @@ def with_support(weight: FrozenWeight, support: Support | None, compute: Callabl
     parameter = weight.parameter
     if parameter is None:
         return compute(_written(weight.alias(), support))
-    state = _state_of(parameter)
+    state = _storage_of(parameter)
+    if state.held is None and parameter in _HELD:
+        release(weight)  # the parameter was moved or cast while a support was held in it
     state.contended = state.contended or state.busy
     with state.lock:
         state.busy = True
         try:
-            if weight.mode == "transient":
-                copy = _lifted(weight.alias(), state.held, _copy)
-            else:
-                return _in_place(weight.alias(), state.held, support, compute)
+            if weight.mode != "transient":
+                return _in_place(weight, state.held, support, compute)
+            copy = _lifted(weight.alias(), state.held, _copy)
         finally:
             state.busy = False
     return compute(_written(copy, support))
 
 
 def _in_place(
-    weight: Tensor, held: _Held | None, support: Support | None, compute: Callable[[Tensor], Tensor]
+    weight: FrozenWeight, held: _Held | None, support: Support | None, compute: Callable[[Tensor], Tensor]
 ) -> Tensor:
+    alias = weight.alias()
     if support is None:
-        return _lifted(weight, held, compute)
+        return _lifted(alias, held, compute)
     if held is None:
-        return _swapped(weight, support, compute)
-    if held.support.stamp == support.stamp:
-        return compute(weight)
-    return _lifted(weight, held, lambda lifted: _swapped(lifted, support, compute))
+        return _swapped(alias, support, compute)
+    if held.weight.parameter is weight.parameter and held.support.stamp == support.stamp:
+        return compute(alias)
+    return _lifted(alias, held, lambda lifted: _swapped(lifted, support, compute))
 
 
 def _swapped(weight: Tensor, support: Support, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -116,7 +124,7 @@ def _swapped(weight: Tensor, support: Support, compute: Callable[[Tensor], Tenso
 def _lifted(weight: Tensor, held: _Held | None, compute: Callable[[Tensor], Tensor]) -> Tensor:
     if held is None:
         return compute(weight)
-    storage = flat(weight)
+    storage = flat(held.weight.alias())
     values = storage.take(held.where)
     try:
         storage.index_put_((held.where,), held.originals)
@@ -158,7 +166,7 @@ def hold(weight: FrozenWeight, support: Support) -> None:
         raise WeightError(
             "Holding a support in a weight", "it is made afresh for each use", "Hold weights that are stored dense"
         )
-    state = _state_of(weight.parameter)
+    state = _storage_of(weight.parameter)
     with state.lock:
         if state.held is not None:
             raise WeightError(
@@ -168,7 +176,9 @@ def hold(weight: FrozenWeight, support: Support) -> None:
             )
         storage = flat(weight.alias())
         where, originals, values = entries(weight.alias(), support)
-        state.held = _Held(support, where, originals, version_of(weight.parameter))
+        held = _Held(weight, support, where, originals, version_of(weight.parameter), state)
+        _HELD[weight.parameter] = held
+        state.held = held
         storage.index_put_((where,), values)
 
 
@@ -180,20 +190,21 @@ def release(weight: FrozenWeight) -> None:
             as it is.
     """
     parameter = weight.parameter
-    state = None if parameter is None else _STATES.get(parameter)
-    if parameter is None or state is None:
+    held = None if parameter is None else _HELD.get(parameter)
+    if parameter is None or held is None:
         return
-    with state.lock:
-        held = state.held
-        if held is None:
-            return
-        storage, unchanged = flat(weight.alias()), version_of(parameter) == held.version
-        state.held = None
+    with held.storage.lock:
+        alias, unchanged = weight.alias(), version_of(parameter) == held.version
+        support, storage = held.support.to(alias.device), flat(alias)
+        where = positions(alias, support.indices, support.neurons)
+        originals = held.originals.to(alias)  # cast as the weight was, if it was
+        held.storage.held = None
         if unchanged:
-            storage.index_put_((held.where,), held.originals)
-        else:
-            raise WeightError(
-                "Taking a held support out of a weight",
-                "the weight was written to while the support was held",
-                "Load the base weights again, outside neuroada.held(...)",
-            )
+            storage.index_put_((where,), originals)
+        _HELD.pop(parameter, None)
+    if not unchanged:
+        raise WeightError(
+            "Taking a held support out of a weight",
+            "the weight was written to while the support was held",
+            "Load the base weights again, outside neuroada.held(...)",
+        )
