@@ -50,10 +50,11 @@ def test_resume_needs_an_unfinished_run_of_the_same_recipe(begun: RunFolder, tmp
         begun.check_resumable("a: 1\nb: 2\n")
 
 
-def test_rewind_drops_steps_that_are_done_again_and_a_torn_line(begun: RunFolder):
+def test_rewind_drops_what_is_done_again_and_a_torn_line(begun: RunFolder):
     begun.record("evaluate", when="before", loss=2.0)
     for step in (1, 2, 3):
         begun.record("train", step=step, loss=1.0)
+    begun.record("evaluate", when="after", loss=1.0)
     with begun.metrics.open("a") as file:
         file.write('{"event": "tra')
     begun.rewind(2)

@@ -76,29 +76,43 @@ def test_held_out_loss_before_is_the_base_models(recipe: Recipe, tiny_model_dir:
     assert math.isclose(summary["held_out_loss_before"], expected, rel_tol=1e-5)
 
 
-class Interrupt(TrainerCallback):
-    """Ctrl-C after a step."""
-
-    def __init__(self, step: int):
-        self.step = step
+class InStepFive(TrainerCallback):
+    """Ctrl-C between two checkpoints."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
+        if state.global_step == 5:
             raise KeyboardInterrupt
 
 
-def test_interrupted_run_resumes_to_the_same_deltas(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+class InClosingEvaluation(TrainerCallback):
+    """Ctrl-C after the last step, which has a checkpoint."""
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupt", [InStepFive, InClosingEvaluation])
+def test_interrupted_run_resumes_to_the_same_deltas(
+    tiny_model_dir: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[TrainerCallback]
+):
+    training = {"max_steps": 6, "learning_rate": 0.05, "save_steps": 2, "logging_steps": 1}
+    constant = training | {"lr_scheduler_type": "constant"}  # a linear rate is 0 in a step too many
+    recipe = make_recipe(tiny_model_dir, text, training=constant)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     expected, _ = run(recipe, whole)
     with monkeypatch.context() as patch:
-        interrupted = lambda *args, callbacks, **kw: Trainer(*args, callbacks=[*callbacks, Interrupt(5)], **kw)  # noqa: E731
+        interrupted = lambda *args, callbacks, **kw: Trainer(*args, callbacks=[*callbacks, interrupt()], **kw)  # noqa: E731
         patch.setattr(module, "Trainer", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, resumed)
     assert not (resumed / "adapter").exists()
-    summary, _ = run(recipe, resumed, resume=True)
+    summary, printed = run(recipe, resumed, resume=True)
     assert summary["held_out_loss_after"] == expected["held_out_loss_after"]
     assert summary["steps"] == 6
+    nothing_timed = interrupt is InClosingEvaluation
+    assert (summary["tokens_per_second"] is None) == nothing_timed
+    assert ("unknown: every step was done before" in printed) == nothing_timed
     deltas, again = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, resumed))
     assert deltas.keys() == again.keys()
     assert all(torch.equal(deltas[name], again[name]) for name in deltas)

@@ -70,8 +70,8 @@ class RunFolder:
         return [record for record in self._all_records() if record["event"] == event]
 
     def rewind(self, step: int) -> None:
-        """Drop the training records after `step`: the steps that a resumed run does again."""
-        kept = [r for r in self._all_records() if r["event"] != "train" or r["step"] <= step]
+        """Drop the records of what a resumed run does again: steps after `step`, and the closing evaluation."""
+        kept = [r for r in self._all_records() if r.get("step", 0) <= step and r.get("when") != "after"]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def last_checkpoint(self) -> Path | None:

@@ -28,7 +28,7 @@ def closing_pairs(summary: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("trained", share_text(summary["trainable_parameters"], summary["parameters"])),
         ("change their weight", _surviving_text(summary)),
         ("steps", f"{summary['steps']:,}"),
-        ("speed", f"{summary['tokens_per_second']:,.0f} tokens/s"),
+        ("speed", _speed_text(summary["tokens_per_second"])),
         ("peak memory", f"{bytes_text(summary['peak_memory_bytes'])} ({summary['peak_memory_of']})"),
         ("held-out loss", f"{before:.4f} before, {after:.4f} after"),
         ("held-out perplexity", f"{perplexity(before):.2f} before, {perplexity(after):.2f} after"),
@@ -67,6 +67,10 @@ def _merge_text(merge: dict[str, Any]) -> str:
     if merge["equal"]:
         return f"yes, bit for bit ({merge['logits']:,} logits of a held-out batch)"
     return f"no, {difference_text(merge)}"
+
+
+def _speed_text(tokens_per_second: float | None) -> str:
+    return "unknown: every step was done before" if tokens_per_second is None else f"{tokens_per_second:,.0f} tokens/s"
 
 
 def _surviving_text(summary: dict[str, Any]) -> str | None:

@@ -118,6 +118,7 @@ def _fit(
 ) -> dict[str, Any]:
     records = Records(folder)
     checkpoint = folder.last_checkpoint()
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     trainable, total = prepared.model.get_nb_trainable_parameters()
     with progress_bars(console) as progress:
         trainer = Trainer(
@@ -130,8 +131,11 @@ def _fit(
         )
         trainer.remove_callback(PrinterCallback)
         before = _loss_before(trainer, folder)
-        folder.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        folder.rewind(done)
+        if done < arguments.max_steps:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        else:  # Trainer would train one step more
+            prepared.model.load_adapter(str(checkpoint), prepared.model.active_adapter, is_trainable=True)
         after = trainer.evaluate()["eval_loss"]
     folder.record("evaluate", when="after", loss=after)
     return {
@@ -139,8 +143,8 @@ def _fit(
         "trainable_parameters": trainable,
         "surviving_deltas": surviving_deltas(prepared.model),
         "parameters": total,
-        "steps": trainer.state.global_step,
-        "tokens_per_second": records.steps * _tokens_per_step(recipe) / records.seconds,
+        "steps": max(done, trainer.state.global_step),
+        "tokens_per_second": records.steps * _tokens_per_step(recipe) / records.seconds if records.steps else None,
         "held_out_loss_before": before,
         "held_out_loss_after": after,
     }
