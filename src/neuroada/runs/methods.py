@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType
 from neuroada.config import NeuroAdaConfig
 from neuroada.errors import ConfigError, NeuroAdaError
 from neuroada.layers import NeuroAdaLinear
+from neuroada.ops.sparse_delta.torch import shifted
 from neuroada.runs.near import near
 
 
@@ -65,7 +66,8 @@ def surviving_deltas(model: PeftModel) -> int | None:
 
     None without NeuroAda's layers, and where the pretrained values are not at hand (sharded or off-loaded).
     """
-    counts = [_surviving(layer) for layer in _neuroada_layers(model)]
+    active = [(layer, layer.present(layer.active_adapters)) for layer in _neuroada_layers(model)]
+    counts = [_surviving(layer, names) for layer, names in active if names]
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None
 
@@ -74,10 +76,7 @@ def _neuroada_layers(model: PeftModel) -> list[NeuroAdaLinear]:
     return [module for module in model.modules() if isinstance(module, NeuroAdaLinear)]
 
 
-def _surviving(layer: NeuroAdaLinear) -> int | None:
-    support = layer.support(layer.present(layer.active_adapters))
-    originals = layer.originals(support, layer.get_base_layer().get_parameter("weight")) if support else None
-    if support is None or originals is None:
-        return None
-    changed = (originals.float() + support.deltas.float()).to(originals.dtype) != originals
-    return int(changed.sum())
+def _surviving(layer: NeuroAdaLinear, names: list[str]) -> int | None:
+    support = layer.support(names)
+    originals = layer.originals(support, layer.stored_weight)
+    return None if originals is None else int((shifted(originals, support.deltas) != originals).sum())
