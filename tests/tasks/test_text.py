@@ -88,6 +88,18 @@ def test_bad_text_file(tmp_path: Path, content: bytes | None, message: str):
         read_text(path, None, 0.1, 0)
 
 
+def test_text_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "text.txt"
+    path.write_text("text")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read every file
+    with pytest.raises(MissingInputError, match=r"it cannot be read \(Permission denied\). Give a file that you may"):
+        read_text(path, None, 0.1, 0)
+
+
 def test_text_file_that_is_a_folder(tmp_path: Path):
     with pytest.raises(MissingInputError, match="a folder, not a file"):
         read_text(tmp_path, None, 0.1, 0)

@@ -22,7 +22,7 @@ BAR_CHARACTERS = 4_000_000
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Documents to train on and documents held out, with no paragraph in common by construction."""
+    """Documents to train on and documents held out."""
 
     source: str
     train: list[str]
@@ -143,6 +143,9 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         found = f"byte {error.start} is not UTF-8"
         raise MissingInputError(asked, found, "Convert the file to UTF-8") from None
+    except OSError as error:
+        found = f"it cannot be read ({error.strerror or error})"
+        raise MissingInputError(asked, found, "Give a file that you may read") from error
     if not content.strip():
         raise MissingInputError(asked, "it is empty", "Give a file with text in it")
     return content
