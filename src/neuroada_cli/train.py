@@ -45,5 +45,6 @@ def train(
     try:
         run(resolved, output, console, resume=resume, dry_run=dry_run)
     except KeyboardInterrupt:
-        console.print(f"\nTo go on: the same command with --resume --output {output}", soft_wrap=True)
+        if (output / "recipe.yaml").is_file():
+            console.print(f"\nTo go on: the same command with --resume --output {output}", soft_wrap=True)
         raise

@@ -77,6 +77,17 @@ def test_options_reach_the_recipe(tiny_model_dir: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_ctrl_c_before_there_is_a_run_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuroada.runs.train.train", interrupted)
+    done = CliRunner().invoke(app, ["train", "quickstart", "--output", str(tmp_path / "run")])
+    assert done.exit_code == 130
+    assert "--resume" not in done.output
+    assert "Interrupted." in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path):
     text, output = tmp_path / "text.txt", tmp_path / "run"
