@@ -1,5 +1,6 @@
 """The run folder: when it may be made, continued, and what survives an interruption."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_unwritable_folder(tmp_path: Path):
         RunFolder(file).check_fresh()
     with pytest.raises(RunFolderError, match="Choose an --output that can be written"):
         RunFolder(file / "run").create("", {})
+
+
+def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(RunFolderError, match=f"{tmp_path} is not writable. Choose an --output that can be written"):
+        RunFolder(tmp_path / "deep" / "run").check_fresh()
 
 
 def test_resume_needs_an_unfinished_run_of_the_same_recipe(begun: RunFolder, tmp_path: Path):
