@@ -74,7 +74,7 @@ class TrainingSection(Section):
 
 
 class Recipe(Section):
-    """A run, complete: with the seed it says everything that the result depends on but the versions."""
+    """What a run trains, on what, how and with which seed."""
 
     model: ModelSection
     data: DataSection = DataSection()
