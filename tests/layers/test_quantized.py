@@ -62,7 +62,9 @@ def test_merging_is_refused(make_tiny_llama, ids):
         model.merge_adapter()
 
 
-def test_in_place_mode_is_refused(make_tiny_llama, ids):
-    model = get_peft_model(quantised(8, make_tiny_llama().to(torch.bfloat16)), NeuroAdaConfig(mode="inplace"))
+def test_in_place_mode_is_refused_before_anything_is_changed(make_tiny_llama):
+    base = quantised(8, make_tiny_llama().to(torch.bfloat16))
+    modules = [type(module) for module in base.modules()]
     with pytest.raises(ConfigError, match="mode='inplace': the base weight is quantised"):
-        model(ids)
+        get_peft_model(base, NeuroAdaConfig(mode="inplace"))
+    assert [type(module) for module in base.modules()] == modules

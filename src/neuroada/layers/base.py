@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
-from collections.abc import Callable, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
-from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
-from neuroada.errors import MergeError, TargetError
+from neuroada.errors import MergeError
+from neuroada.layers.base_layer import quantization_backend, require_supported, run_in_place_of
 from neuroada.ops.backend import resolve_mode
 from neuroada.ops.sparse_delta import FrozenWeight, flat, is_contended, is_held
-
-_HOOKED_LAYER = threading.RLock()
-"""Hooked base layers run one thread at a time: their forward method is replaced for the length of a call."""
 
 
 def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
@@ -29,41 +23,11 @@ def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
     return cast("MutableMapping[str, Tensor]", BufferDict(persistent=persistent))
 
 
-def _quantization_backend(base_layer: nn.Module) -> QuantizationBackend | None:
-    def quantise_again() -> None:  # what torchao needs for merging, which `merge` refuses
-        raise NotImplementedError
-
-    return resolve_quantization_backend(base_layer, get_apply_tensor_subclass=quantise_again)
-
-
-def require_supported(base_layer: nn.Module, name: str) -> None:
-    """Raise TargetError unless the layer computes x Wᵀ + b from a weight that can be read.
-
-    Accepted: torch.nn.Linear, Transformers' Conv1D, and quantised linear layers whose weight PEFT can dequantise.
-    """
-    backend = _quantization_backend(base_layer)
-    if backend is not None:
-        if backend.supports_merge and backend.layer_type == "linear":
-            return
-        found = f"its {backend.backend_name} weights cannot be dequantised"
-    elif isinstance(base_layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        found = "torch.nn.MultiheadAttention reads its weight directly, so that an adapter would have no effect"
-    elif type(base_layer).forward in (nn.Linear.forward, Conv1D.forward):
-        return
-    else:
-        found = f"it is a {type(base_layer).__module__}.{type(base_layer).__qualname__}"
-    raise TargetError(
-        f"Adapting the module {name}",
-        found,
-        "Supported are torch.nn.Linear and transformers' Conv1D; name such modules in target_modules, or leave this "
-        "one out with exclude_modules",
-    )
-
-
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear base layer, weight [O, I], and the adapters on it.
 
-    A method implements `_adapted_forward`, `_merged_entries` and `_requested_mode`; all the rest is here.
+    A method implements `_adapted_forward`, `_merged_entries`, `_where` and `_requested_mode`; all the rest is here.
+    The tuner sets `shared` where other modules of the model use the weight's memory too.
     """
 
     base_layer: nn.Module
@@ -79,7 +43,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
-        self.quantization_backend = _quantization_backend(base_layer)
+        self.shared = False
+        self.shared_weight: nn.Parameter | None = None
+        self.quantization_backend = quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
         if self.transposed:
             self.in_features, self.out_features = self.stored_weight.shape
@@ -91,8 +57,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """The layer's output with these adapters, unmerged (none of them if empty)."""
 
     @abstractmethod
-    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """What merging these adapters writes to a weight [O, I]: (positions in `flat(weight)`, originals, merged)."""
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """What merging these adapters changes in a weight [O, I]: "originals", "merged", and what `_where` needs."""
+
+    @abstractmethod
+    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
+        """int64 positions in `flat(weight)` of the entries in a record of `_merged_entries`."""
 
     @abstractmethod
     def _requested_mode(self, names: list[str]) -> str:
@@ -117,6 +87,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self._requested_mode(names),
             quantized=quantized,
             writable=weight is None or FrozenWeight(weight).writable(),
+            shared=self.shared,
             contended=weight is not None and is_contended(weight),
         )
 
@@ -144,7 +115,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         for part in offloaded:  # accelerate expects a forward call of each, and an adapter's parts have none
             part._hf_hook.pre_forward(part)
         try:
-            return _through(self.base_layer, compute, x)
+            return run_in_place_of(self.base_layer, compute, x)
         finally:
             for part in offloaded:
                 part._hf_hook.post_forward(part, x)
@@ -177,9 +148,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         together = [*self.merged_adapters, *names]
         if self.merged:
             self.unmerge()
+        if self.shared:
+            self._leave_shared_weight()
         weight, record, state = self._weight_alias(), self.merge_record, self.__dict__
-        record["where"], record["originals"], record["merged"] = self._merged_entries(weight, together)
-        storage, where, merged = flat(weight), record["where"], record["merged"]
+        for key, tensor in self._merged_entries(weight, together).items():
+            record[key] = tensor
+        storage, where, merged = flat(weight), self._where(weight, record), record["merged"]
         state["merged_adapters"] = together  # Ctrl-C cannot come between this and the write: there is no call
         storage.index_put_((where,), merged)
 
@@ -191,8 +165,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         if not self.merged:
             return
-        storage, record, state = flat(self._weight_alias()), self.merge_record, self.__dict__
-        where, originals = record["where"], record["originals"]
+        weight, record, state = self._weight_alias(), self.merge_record, self.__dict__
+        storage, where, originals = flat(weight), self._where(weight, record), record["originals"]
         if not torch.allclose(storage.take(where), record["merged"], rtol=0, atol=0, equal_nan=True):
             raise MergeError(
                 f"Unmerging from {self.name}",
@@ -202,12 +176,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         state["merged_adapters"] = []  # as in `merge`
         storage.index_put_((where,), originals)
         record.clear()
+        if self.shared_weight is not None:
+            self.get_base_layer().weight, self.__dict__["shared_weight"] = self.shared_weight, None
+
+    def _leave_shared_weight(self) -> None:
+        """Merge into a weight of the layer's own: the other modules that share it keep the pretrained one."""
+        base_layer = self.get_base_layer()
+        self.__dict__["shared_weight"] = base_layer.weight  # not a parameter of this module as well
+        base_layer.weight = nn.Parameter(self.stored_weight.detach().clone(), requires_grad=False)
 
     def _unmerged(self, stored: Tensor) -> Tensor:
         """A copy [O, I] of the stored weight, on any device, without the merged adapters."""
         copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
-        where, originals = self.merge_record["where"], self.merge_record["originals"]
-        flat(copy).index_put_((where.to(copy.device),), originals.to(copy.device))
+        record = {key: tensor.to(copy.device) for key, tensor in self.merge_record.items()}
+        flat(copy).index_put_((self._where(copy, record),), record["originals"])
         return copy
 
     def _weight_alias(self) -> Tensor:
@@ -234,8 +216,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def try_merge(self, names: list[str]) -> None:
         """Raise MergeError if merging adapters beside those merged already would give NaN or infinity."""
         weight = self._unmerged(self.stored_weight) if self.merged else self._weight_alias()
-        _, _, merged = self._merged_entries(weight, [*self.merged_adapters, *names])
-        if not merged.isfinite().all():
+        if not self._merged_entries(weight, [*self.merged_adapters, *names])["merged"].isfinite().all():
             raise MergeError(
                 f"Merging {', '.join(names)} into {self.name} with safe_merge=True",
                 "the merged weight would hold NaN or infinity",
@@ -245,29 +226,3 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the update of a weight has no low rank."""
         return False
-
-
-def _through(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run `compute` in place of the base layer's own forward, so that hooks on the base layer still run."""
-    offload_hook = hasattr(base_layer, "_hf_hook")
-    hooked = (
-        offload_hook
-        or base_layer._forward_hooks
-        or base_layer._forward_pre_hooks
-        or base_layer._backward_hooks
-        or base_layer._backward_pre_hooks
-        or _has_any_global_hook()
-    )
-    if not hooked:
-        return compute(x)
-    attribute = "_old_forward" if offload_hook else "forward"
-    with _HOOKED_LAYER:
-        own = base_layer.__dict__.get(attribute)
-        base_layer.__dict__[attribute] = compute
-        try:
-            return base_layer(x)
-        finally:
-            if own is None:
-                del base_layer.__dict__[attribute]
-            else:
-                base_layer.__dict__[attribute] = own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,19 +9,9 @@ from torch import nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
 from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, release
-
-
-def _storages(model: nn.Module) -> Counter[int]:
-    """How many modules use each parameter storage."""
-    uses = (
-        parameter.untyped_storage().data_ptr()
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-        if not parameter.is_meta
-    )
-    return Counter(uses)
 
 
 @contextmanager
@@ -41,7 +30,7 @@ def held(model: nn.Module) -> Iterator[None]:
     Raises:
         WeightError: on leaving, base weights turn out to have been loaded inside.
     """
-    uses = _storages(model)
+    uses = storage_uses(model)
     entered: list[tuple[NeuroAdaLinear, FrozenWeight, list[str]]] = []
 
     def after_optimiser_step(*_: object) -> None:

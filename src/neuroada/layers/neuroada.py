@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from neuroada.ops.sparse_delta import (
     Support,
     combine,
     entries,
+    positions,
     read,
     support_linear,
     with_support,
@@ -58,7 +61,7 @@ class NeuroAdaLinear(AdapterLayer):
                 )
                 self.neuroada_indices[adapter_name] = torch.empty(shape, dtype=torch.int32, device="meta")
             else:
-                weight = self.get_base_weight().T if self.transposed else self.get_base_weight()
+                weight = self._pretrained_weight()
                 self.neuroada_indices[adapter_name] = select(
                     weight, per_neuron, config.selection, config.seed, self.name, neurons
                 )
@@ -66,6 +69,16 @@ class NeuroAdaLinear(AdapterLayer):
         if neurons is not None:
             self.neuroada_neurons[adapter_name] = neurons.to(self.neuroada_indices[adapter_name].device, torch.int32)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _pretrained_weight(self) -> Tensor:
+        """[O, I] without anything merged into it or held in it; a copy only where there is something."""
+        if self.quantization_backend is not None:
+            return self.get_base_weight()
+        if self.merged:
+            return self._unmerged(self.stored_weight)
+        if self._is_held():
+            return with_support(FrozenWeight(self.stored_weight, self.transposed), None, torch.clone)
+        return self._weight_alias()
 
     def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
         """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
@@ -128,8 +141,15 @@ class NeuroAdaLinear(AdapterLayer):
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         return support_linear(x, weight, self.support(names) if names else None, bias)
 
-    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        return entries(weight, self.support(names))
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
+        support = self.support(names)
+        _, originals, merged = entries(weight, support)
+        record = {"indices": support.indices, "originals": originals, "merged": merged}
+        return record if support.neurons is None else record | {"neurons": support.neurons}
+
+    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
+        neurons = record["neurons"] if "neurons" in record else None  # noqa: SIM401 (PEFT's has no get)
+        return positions(weight, record["indices"], neurons)
 
     def _requested_mode(self, names: list[str]) -> str:
         requested = {self.mode[name] for name in names} - {"auto"}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from neuroada.errors import ConfigError
 
 
-def resolve_mode(requested: str, *, quantized: bool, writable: bool, contended: bool) -> tuple[str, str]:
+def resolve_mode(
+    requested: str, *, quantized: bool, writable: bool, contended: bool, shared: bool = False
+) -> tuple[str, str]:
     """Where a layer puts weight + deltas while it computes.
 
     Args:
@@ -13,6 +15,7 @@ def resolve_mode(requested: str, *, quantized: bool, writable: bool, contended: 
         quantized: the stored weight is packed, and a dense one is made for each use.
         writable: the stored weight may be written to in place.
         contended: several threads have been seen running the layer at once.
+        shared: other modules read the same memory, perhaps from another thread.
 
     Returns:
         (mode, reason): "inplace" or "transient", and a phrase that says why.
@@ -32,6 +35,8 @@ def resolve_mode(requested: str, *, quantized: bool, writable: bool, contended: 
         return "transient", forced
     if requested != "auto":
         return requested, "as asked"
+    if shared:
+        return "transient", "another module uses the same weight"
     if contended:
         return "transient", "several threads run this layer at once"
     return "inplace", "no copy of the weight is needed"

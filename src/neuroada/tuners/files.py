@@ -42,14 +42,14 @@ def pack(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> 
     """The entries of a model's state dict that make up the adapter's file, adapter name still in the keys."""
     packed, prints = {}, {}
     for name, layer in _layers(model, adapter_name).items():
-        deltas = state_dict[f"{name}.{DELTAS}.{adapter_name}"]
-        indices = state_dict[f"{name}.{INDICES}.{adapter_name}"]
+        own = {DELTAS: layer.neuroada_deltas[adapter_name].detach(), INDICES: layer.neuroada_indices[adapter_name]}
+        deltas, indices = (state_dict.get(f"{name}.{kind}.{adapter_name}", own[kind]) for kind in (DELTAS, INDICES))
         neurons = state_dict.get(f"{name}.{NEURONS}.{adapter_name}")
         packed[f"{name}.{DELTAS}.{adapter_name}"] = deltas
         packed[f"{name}.{INDICES}.{adapter_name}"] = indices.to(smallest_unsigned(layer.in_features))
         if neurons is not None:
             packed[f"{name}.{NEURONS}.{adapter_name}"] = neurons.to(smallest_unsigned(layer.out_features))
-        stored = state_dict.get(f"{name}.base_layer.weight")
+        stored = state_dict.get(f"{name}.base_layer.weight", layer.stored_weight)
         prints[name] = fingerprint.make(layer.originals(Support(indices, deltas, neurons), stored))
     if prints:
         packed[FINGERPRINTS] = torch.stack([prints[name] for name in sorted(prints)])

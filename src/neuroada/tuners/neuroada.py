@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from peft import PeftConfig
@@ -18,9 +21,10 @@ from peft.tuners.tuners_utils import (
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
-from neuroada.errors import MergeError, TargetError
+from neuroada.errors import ConfigError, MergeError, TargetError
 from neuroada.layers import NeuroAdaLinear
-from neuroada.layers.base import require_supported
+from neuroada.layers.base_layer import quantization_backend, require_supported, storage_uses
+from neuroada.ops.backend import resolve_mode
 from neuroada.selection import require_finite
 from neuroada.tuners import files
 
@@ -39,11 +43,12 @@ class NeuroAdaModel(BaseTuner):
 
     def _prepare_model(self, peft_config: NeuroAdaConfig, model: nn.Module) -> None:
         """Look at every target before anything is changed."""
+        self._require_usable_names()
         _maybe_include_all_linear_layers(peft_config, model)
         targets = self._targets(peft_config, model)
         clamped = []
         for name, module in targets.items():
-            weight, inputs = _require_adaptable(module, name)
+            weight, inputs = _require_adaptable(module, name, peft_config.mode)
             dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
             if dense and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
@@ -56,15 +61,31 @@ class NeuroAdaModel(BaseTuner):
                 stacklevel=2,
             )
 
+    def _require_usable_names(self) -> None:
+        for name in self.peft_config:
+            if not name or "." in name:
+                raise ConfigError(
+                    f"An adapter called {name!r}", "PyTorch keeps names with a dot for modules", "Choose another name"
+                )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter as PEFT does, and note which weights other modules use too."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        uses = storage_uses(model)
+        for layer in self._adapted_layers():
+            weight = layer.stored_weight
+            layer.shared = not weight.is_meta and uses[weight.untyped_storage().data_ptr()] > 1
+
     def _targets(self, peft_config: NeuroAdaConfig, model: nn.Module) -> dict[str, nn.Module]:
-        modules = {name: module for name, module in model.named_modules() if name}
+        modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
         inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
         modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
         matches = {name: self._check_target_module_exists(peft_config, name) for name in modules}
         targets = {name: modules[name] for name, match in matches.items() if match}
-        excluded = any(isinstance(match, _ExcludedModule) for match in matches.values())
-        if not targets and not excluded and peft_config.layers_to_transform is None:
-            raise _nothing_matched(peft_config.target_modules, modules)
+        _require_one_name_each(targets, modules)
+        excluded = [name for name, match in matches.items() if isinstance(match, _ExcludedModule)]
+        if not targets:
+            raise _nothing_matched(peft_config, modules, excluded)
         return targets
 
     def _create_and_replace(
@@ -126,6 +147,24 @@ class NeuroAdaModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         setattr(parent, child_name, new_module)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise ConfigError(
+                "A batch with adapter_names",
+                "NeuroAda changes the weight itself, which all rows of a batch share",
+                "Use set_adapter and one batch for each adapter",
+            )
+        yield
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter from every layer, whatever the module's name."""
+        super().delete_adapter(adapter_name)
+        for layer in self._adapted_layers():
+            if adapter_name in layer.neuroada_deltas:
+                layer.delete_adapter(adapter_name)
+        self.active_adapter = self.active_adapter or next(iter(self.peft_config), [])
+
     def unload(self) -> nn.Module:
         """The base model without adapters, with its pretrained weights bit for bit (I3), merged or not."""
         for layer in self._adapted_layers():
@@ -154,8 +193,20 @@ class NeuroAdaModel(BaseTuner):
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, unpacked)
 
 
-def _require_adaptable(module: nn.Module, name: str) -> tuple[Tensor, int]:
-    """(stored weight, I) of a target, or a TargetError that says why it cannot be adapted."""
+def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:
+    names = Counter(id(module) for module in modules.values())
+    for name, module in targets.items():
+        if names[id(module)] > 1:
+            others = [other for other, same in modules.items() if same is module and other != name]
+            raise TargetError(
+                f"Adapting the module {name}",
+                f"the very same module is also called {', '.join(others)}, where it would stay as it is",
+                "Leave it out with exclude_modules, or give each place a module of its own",
+            )
+
+
+def _require_adaptable(module: nn.Module, name: str, mode: str) -> tuple[Tensor, int]:
+    """(stored weight, I) of a target, or a TargetError or ConfigError that says why it cannot be adapted so."""
     if isinstance(module, NeuroAdaLinear):
         return module.stored_weight, module.in_features
     if isinstance(module, BaseTunerLayer):
@@ -165,18 +216,21 @@ def _require_adaptable(module: nn.Module, name: str) -> tuple[Tensor, int]:
             "Merge or unload that adapter first",
         )
     require_supported(module, name)
+    resolve_mode(mode, quantized=quantization_backend(module) is not None, writable=True, contended=False)
     return cast(Tensor, module.weight), _get_in_out_features(module)[0] or 0
 
 
-def _nothing_matched(asked: Any, modules: dict[str, nn.Module]) -> TargetError:
+def _nothing_matched(config: NeuroAdaConfig, modules: dict[str, nn.Module], excluded: list[str]) -> TargetError:
+    asked = config.target_modules
     names = [asked] if isinstance(asked, str) else sorted(asked or ())
-    linear = {
-        name.rpartition(".")[2] for name, module in modules.items() if getattr(module, "weight", None) is not None
-    }
-    known = sorted(linear)
-    near = sorted({match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)})
-    return TargetError(
-        f"target_modules={names}",
-        "no module of the model has such a name",
-        f"Did you mean {', '.join(near)}" if near else f"Modules with a weight: {', '.join(known[:20])}",
+    narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+    given = [f"{field}={getattr(config, field)!r}" for field in narrowing if getattr(config, field) is not None]
+    request = " with ".join([f"target_modules={names}", *([", ".join(given)] if given else [])])
+    known = sorted({name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "weight")})
+    if excluded or (given and any(name.rpartition(".")[2] in known for name in names)):
+        return TargetError(request, "nothing is left to adapt", "Widen the targets or the layers, or exclude less")
+    near = [match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
+    hint = (
+        f"Did you mean {', '.join(dict.fromkeys(near))}" if near else f"Modules with a weight: {', '.join(known[:20])}"
     )
+    return TargetError(request, "no module of the model has such a name", hint)

@@ -12,7 +12,7 @@ from neuroada.ops.sparse_delta.swap import (
     with_support,
     write,
 )
-from neuroada.ops.sparse_delta.torch import flat
+from neuroada.ops.sparse_delta.torch import flat, positions
 
 __all__ = [
     "FrozenWeight",
@@ -23,6 +23,7 @@ __all__ = [
     "hold",
     "is_contended",
     "is_held",
+    "positions",
     "read",
     "release",
     "sparse_delta_linear",

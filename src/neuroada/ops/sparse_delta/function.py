@@ -164,7 +164,18 @@ def sparse_delta_linear(
     Raises:
         WeightError: the weight requires a gradient, has another dtype than x, cannot be written in place, or changed
             before backward.
-        ConfigError: `mode` or `product` is not a known one.
+        ConfigError: `mode` or `product` is not a known one, or shapes do not fit. Values of indices are not looked at.
     """
+    covered = len(indices)
+    if neurons is not None:
+        covered = len(neurons)
+    elif isinstance(weight, Tensor):
+        covered = weight.shape[1 if transposed else 0]
+    if indices.ndim != 2 or indices.shape != deltas.shape or covered != len(indices):
+        raise ConfigError(
+            "A sparse-delta linear operation",
+            f"indices have shape {list(indices.shape)} and deltas {list(deltas.shape)} for {covered} neurons",
+            "Give both as [N, K] with one row for each neuron",
+        )
     support = Support(indices, deltas, neurons, (deltas,))
     return support_linear(x, FrozenWeight(weight, transposed, mode), support, bias, product)
