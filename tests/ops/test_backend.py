@@ -55,3 +55,12 @@ def test_an_explicit_choice_is_kept_or_refused(requested, situation):
     else:
         assert requested in ("auto", mode)
         assert reason
+
+
+@pytest.mark.parametrize(
+    ("requested", "mode"), [("auto", "transient"), ("inplace", "inplace"), ("transient", "transient")]
+)
+def test_a_weight_that_other_modules_read_is_left_alone_unless_asked(requested, mode):
+    found, reason = resolve_mode(requested, quantized=False, writable=True, contended=False, shared=True)
+    assert found == mode
+    assert reason == ("another module uses the same weight" if requested == "auto" else "as asked")

@@ -145,3 +145,15 @@ def test_meta_tensors_give_shapes():
     assert y.shape == (2, 5, 3)
     assert deltas.grad.shape == deltas.shape
     assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("indices", "deltas", "neurons"),
+    [((1, 2), (1, 2), None), ((3, 2), (3, 1), None), ((3,), (3,), None), ((3, 2), (3, 2), 2)],
+)
+def test_shapes_that_do_not_fit_are_refused(indices, deltas, neurons):
+    neurons = None if neurons is None else torch.arange(neurons)
+    with pytest.raises(ConfigError, match=r"indices have shape \[.*\] and deltas \[.*\] for [123] neurons"):
+        sparse_delta_linear(
+            torch.zeros(1, 7), torch.zeros(3, 7), torch.zeros(indices).int(), torch.zeros(deltas), neurons=neurons
+        )

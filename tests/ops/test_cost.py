@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from allocations import Allocations
+from neuroada import NeuroAdaConfig, NeuroAdaLinear
 from neuroada.ops.sparse_delta import Support, combine, sparse_delta_linear
 from neuroada.ops.sparse_delta import torch as pieces
 
@@ -84,6 +85,18 @@ def test_layer_costs_two_dense_products_and_saves_x(per_neuron, mode):
     assert cost.products >= 2
     assert problem.x.grad is not None
     assert problem.deltas.grad is not None
+
+
+@MODES
+@pytest.mark.parametrize("per_neuron", [1, 20])
+def test_an_adapted_linear_layer_costs_no_more(per_neuron, mode):
+    problem = adapted(per_neuron)
+    base = nn.Linear(INPUTS, OUTPUTS, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    base.weight.copy_(problem.weight)
+    layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=per_neuron, mode=mode), "layer")
+    cost = cost_of(layer, problem.x)
+    assert not cost.complaints(per_neuron), cost
+    assert layer.neuroada_deltas["default"].grad.shape == (OUTPUTS, per_neuron)
 
 
 @pytest.mark.parametrize("per_neuron", [1, 20])
