@@ -101,8 +101,8 @@ def test_gradients_from_tensors_of_any_layout(dy, columns, product):
 
 @pytest.mark.parametrize(("per_neuron", "chosen"), [(1, "sparse"), (2, "sparse"), (3, "dense"), (32, "dense")])
 def test_auto_is_one_of_the_two_products(per_neuron, chosen):
-    assert pieces.DENSE_ABOVE == 1 / 16
-    problem = build(Case("wide", 5, 32, per_neuron, (7,)), torch.float32)
+    assert pieces.DENSE_ABOVE == 1 / 256
+    problem = build(Case("wide", 5, 512, per_neuron, (7,)), torch.float32)
     dy = torch.randn(7, 5)
     auto, same = (pieces.delta_gradient(problem.x, dy, problem.indices, product=p) for p in ("auto", chosen))
     assert torch.equal(auto, same)
