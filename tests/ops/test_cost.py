@@ -94,6 +94,7 @@ def test_an_adapted_linear_layer_costs_no_more(per_neuron, mode):
     base = nn.Linear(INPUTS, OUTPUTS, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     base.weight.copy_(problem.weight)
     layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=per_neuron, mode=mode), "layer")
+    layer.product = "sparse"
     cost = cost_of(layer, problem.x)
     assert not cost.complaints(per_neuron), cost
     assert layer.neuroada_deltas["default"].grad.shape == (OUTPUTS, per_neuron)
@@ -171,7 +172,8 @@ def test_a_support_of_one_neuron_costs_no_dense_product():
     problem = adapted(1)
     x = problem.x.detach()
     deltas = torch.zeros(1, 20, requires_grad=True)
-    output = sparse_delta_linear(x, problem.weight, torch.arange(20)[None], deltas, neurons=torch.tensor([7]))
+    indices, neurons = torch.arange(20)[None], torch.tensor([7])
+    output = sparse_delta_linear(x, problem.weight, indices, deltas, neurons=neurons, product="sparse")
     with FlopCounterMode(display=False) as flops:
         output.sum().backward()
     assert flops.get_total_flops() <= 2 * TOKENS * 20

@@ -30,6 +30,9 @@ class NeuroAdaLinear(AdapterLayer):
     [0, I), ascending along each row; neuroada_neurons [N] int32 in [0, O), ascending, only where coverage < 1.
     """
 
+    product = "auto"
+    """How the deltas' gradient is computed: "auto", or "sparse" or "dense" to pin it (see `sparse_delta_linear`)."""
+
     adapter_layer_names = ("neuroada_deltas",)
     other_param_names = ("neuroada_indices", "neuroada_neurons", "mode")
 
@@ -139,7 +142,7 @@ class NeuroAdaLinear(AdapterLayer):
         return dense.T if self.transposed else dense
 
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
-        return support_linear(x, weight, self.support(names) if names else None, bias)
+        return support_linear(x, weight, self.support(names) if names else None, bias, self.product)
 
     def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
         support = self.support(names)
