@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from neuroada.ops import backend
+
 from .cases import CASES, DTYPES, MODES, PRODUCTS, Case, Problem, build
 
 
@@ -37,9 +39,12 @@ def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=PRODUCTS)
-def product(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=[*PRODUCTS, "sparse-torch"])
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The dense product, and the sampled one by the backend that is chosen here and in plain torch."""
+    if request.param == "sparse-torch":
+        monkeypatch.setattr(backend, "_pinned", "torch")
+    return request.param.removesuffix("-torch")
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""The mode of a layer: every branch and the reason that is printed for it."""
+"""The mode of a layer and the backend of its gradient: every branch and the reason that is printed for it."""
 
 from itertools import product
 
 import pytest
+import torch
 
 from neuroada.errors import ConfigError
-from neuroada.ops.backend import resolve_mode
+from neuroada.ops import backend
+from neuroada.ops.backend import backend_for, resolve_backend, resolve_mode, set_backend
 
 QUANTISED = "the base weight is quantised, so a dense one is made for each use"
 LOCKED = "the base weight cannot be written in place"
@@ -64,3 +66,109 @@ def test_a_weight_that_other_modules_read_is_left_alone_unless_asked(requested, 
     found, reason = resolve_mode(requested, quantized=False, writable=True, contended=False, shared=True)
     assert found == mode
     assert reason == ("another module uses the same weight" if requested == "auto" else "as asked")
+
+
+INSTALLED = {"triton": None, "numba": None}
+NO_NUMBA = "numba is not installed (pip install neuroada[cpu])"
+TRITON_TOO_OLD = "triton 2.3.1 is older than 3.0 (a CUDA build of torch brings it)"
+OLD_TRITON = {"triton": "triton 2.3.1 is older than 3.0", "numba": None}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "missing", "decision"),
+    [
+        ("cpu", torch.float32, INSTALLED, ("numba", "compiled for cpu")),
+        ("cpu", torch.bfloat16, INSTALLED, ("numba", "compiled for cpu")),
+        ("cpu", torch.float64, INSTALLED, ("torch", "numba does not compute in float64")),
+        ("cpu", torch.float16, INSTALLED, ("torch", "numba does not compute in float16")),
+        ("cpu", torch.float32, {"triton": None, "numba": "numba is not installed"}, ("torch", NO_NUMBA)),
+        ("cuda", torch.bfloat16, INSTALLED, ("triton", "compiled for cuda")),
+        ("cuda", torch.float64, INSTALLED, ("torch", "triton does not compute in float64")),
+        (
+            "cuda",
+            torch.float16,
+            OLD_TRITON,
+            ("torch", TRITON_TOO_OLD),
+        ),
+        ("mps", torch.float32, INSTALLED, ("torch", "nothing faster exists for mps")),
+        ("meta", torch.float32, INSTALLED, ("torch", "nothing faster exists for meta")),
+    ],
+)
+def test_backend_and_reason(device, dtype, missing, decision):
+    assert resolve_backend("auto", device=device, dtype=dtype, missing=missing) == decision
+    assert resolve_backend(decision[0], device=device, dtype=dtype, missing=missing) == (decision[0], "as asked")
+    assert resolve_backend("torch", device=device, dtype=dtype, missing=missing) == ("torch", "as asked")
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "dtype", "missing", "message"),
+    [
+        (
+            "triton",
+            "cpu",
+            torch.float32,
+            INSTALLED,
+            "backend='triton': triton runs on cuda, and the tensors are on cpu. "
+            "Backends that can run here: numba, torch, or 'auto'.",
+        ),
+        (
+            "triton",
+            "cuda",
+            torch.float32,
+            OLD_TRITON,
+            "backend='triton': triton 2.3.1 is older than 3.0 (a CUDA build of torch brings it). "
+            "Backends that can run here: torch, or 'auto'.",
+        ),
+        (
+            "numba",
+            "cpu",
+            torch.float64,
+            INSTALLED,
+            "backend='numba': numba does not compute in float64. Backends that can run here: torch, or 'auto'.",
+        ),
+        (
+            "cuda",
+            "cpu",
+            torch.float32,
+            INSTALLED,
+            "backend='cuda': not a known backend. Known: auto, triton, numba, torch.",
+        ),
+    ],
+)
+def test_a_pinned_backend_that_cannot_run_says_why_and_names_those_that_can(requested, device, dtype, missing, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve_backend(requested, device=device, dtype=dtype, missing=missing)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "found"),
+    [
+        (False, "3.4.0", "no CUDA device"),
+        (True, None, "triton is not installed"),
+        (True, "2.3.1", "triton 2.3.1 is older than 3.0"),
+        (True, "3.0.0", None),
+        (True, "10.1", None),
+    ],
+)
+def test_what_triton_needs(cuda, installed, found, monkeypatch):
+    def version(name):
+        if installed is None:
+            raise backend.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(backend, "version", version)
+    assert backend.missing_parts()["triton"] == found
+
+
+def test_pinning_for_the_process(monkeypatch):
+    monkeypatch.setattr(backend, "_pinned", "auto")
+    assert backend_for("cpu", torch.float32) == ("numba", "compiled for cpu")
+    set_backend("torch")
+    assert backend_for("cpu", torch.float32) == ("torch", "as asked")
+    set_backend("triton")
+    with pytest.raises(ConfigError, match="Backends that can run here: numba, torch"):
+        backend_for("cpu", torch.float32)
+    with pytest.raises(ConfigError, match="Known: auto, triton, numba, torch"):
+        set_backend("nunba")

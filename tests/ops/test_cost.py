@@ -14,6 +14,7 @@ from allocations import Allocations
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
 from neuroada.ops.sparse_delta import Support, combine, sparse_delta_linear
 from neuroada.ops.sparse_delta import torch as pieces
+from neuroada.ops.sparse_delta.gradient import delta_gradient
 
 from .cases import Case, Problem, build
 
@@ -154,7 +155,7 @@ def test_dense_gradient_is_made_in_row_blocks(rows, whole, monkeypatch):
     dy = torch.ones(5, 61, dtype=torch.bfloat16)
     monkeypatch.setattr(pieces, "BLOCK_ENTRIES", rows * 127)
     with Allocations() as allocations:
-        pieces.delta_gradient(problem.x, dy, problem.indices, product="dense")
+        delta_gradient(problem.x, dy, problem.indices, product="dense")
     assert (allocations.largest >= 61 * 127 * 4) == whole
 
 
@@ -163,7 +164,7 @@ def test_gradient_of_combined_supports_is_made_in_blocks(monkeypatch):
     monkeypatch.setattr(pieces, "BLOCK_ENTRIES", 1000)
     both = combine([problem.support, Support((problem.indices + 1) % 127, problem.deltas)], 127)
     with Allocations() as allocations:
-        pieces.delta_gradient(problem.x, torch.ones(53, 61), both.indices, both.neurons)
+        delta_gradient(problem.x, torch.ones(53, 61), both.indices, both.neurons)
     assert allocations.largest <= 4 * max(problem.x.numel(), 1000, 53 * 61)
     assert both.deltas.numel() * 53 > 4 * problem.x.numel()
 

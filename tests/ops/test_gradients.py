@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
-from neuroada.ops.sparse_delta import FrozenWeight, Support, function, support_linear
+from neuroada.ops import backend as backends
+from neuroada.ops.sparse_delta import FrozenWeight, Support, function, gradient, support_linear
 from neuroada.ops.sparse_delta import torch as pieces
 from neuroada.ops.sparse_delta.reference import sparse_delta_linear as reference
 
@@ -81,7 +82,7 @@ def test_gradients_made_in_blocks(case, entries, product, monkeypatch):
 def test_gradients_of_low_precision_deltas_are_rounded_once(delta_dtype, product):
     problem = build(PRIMES, torch.float32, delta_dtype=delta_dtype).with_gradients()
     problem.output(product=product).sum().backward()
-    unrounded = pieces.delta_gradient(problem.x.detach(), torch.ones(11, 13), problem.indices, product=product)
+    unrounded = gradient.delta_gradient(problem.x.detach(), torch.ones(11, 13), problem.indices, product=product)
     assert torch.equal(problem.deltas.grad, unrounded.to(delta_dtype))
 
 
@@ -93,19 +94,27 @@ def test_gradients_of_low_precision_deltas_are_rounded_once(delta_dtype, product
 @pytest.mark.parametrize("columns", [True, False])
 def test_gradients_from_tensors_of_any_layout(dy, columns, product):
     problem = build(PRIMES, torch.float32)
-    expected = pieces.delta_gradient(problem.x, dy.contiguous(), problem.indices, product=product)
+    expected = gradient.delta_gradient(problem.x, dy.contiguous(), problem.indices, product=product)
     x = problem.x.T.contiguous().T if columns else problem.x
-    found = pieces.delta_gradient(x, dy, problem.indices, product=product)
+    found = gradient.delta_gradient(x, dy, problem.indices, product=product)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("per_neuron", "chosen"), [(1, "sparse"), (2, "sparse"), (3, "dense"), (32, "dense")])
-def test_auto_is_one_of_the_two_products(per_neuron, chosen):
-    assert pieces.DENSE_ABOVE == 1 / 256
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize(("over", "chosen"), [(0, "sparse"), (1, "dense")])
+def test_auto_is_dense_above_the_crossover(backend, over, chosen, monkeypatch):
+    monkeypatch.setattr(backends, "_pinned", backend)
+    per_neuron = int(512 * gradient.DENSE_ABOVE[backend]) + over
     problem = build(Case("wide", 5, 512, per_neuron, (7,)), torch.float32)
     dy = torch.randn(7, 5)
-    auto, same = (pieces.delta_gradient(problem.x, dy, problem.indices, product=p) for p in ("auto", chosen))
+    calls = []
+    for product in ("dense_product", "sampled_product"):
+        right = getattr(pieces, product)
+        monkeypatch.setattr(pieces, product, lambda *a, right=right, name=product: calls.append(name) or right(*a))
+    auto, same = (gradient.delta_gradient(problem.x, dy, problem.indices, product=p) for p in ("auto", chosen))
     assert torch.equal(auto, same)
+    expected = {("sparse", "torch"): ["sampled_product"] * 2, ("sparse", "numba"): []}
+    assert calls == expected.get((chosen, backend), ["dense_product"] * 2)
 
 
 def test_gradcheck(case, mode, product):

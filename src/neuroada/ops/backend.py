@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import torch
+
 from neuroada.errors import ConfigError
+
+BACKENDS = ("auto", "triton", "numba", "torch")
+
+_COMPILED: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
+    "triton": ("cuda", (torch.float32, torch.bfloat16, torch.float16)),
+    "numba": ("cpu", (torch.float32, torch.bfloat16)),
+}
+"""For each compiled backend the device type and the dtypes it computes with."""
+
+_INSTALL = {"triton": "a CUDA build of torch brings it", "numba": "pip install neuroada[cpu]"}
+
+_pinned = os.environ.get("NEUROADA_BACKEND", "auto")
 
 
 def resolve_mode(
@@ -40,3 +60,86 @@ def resolve_mode(
     if contended:
         return "transient", "several threads run this layer at once"
     return "inplace", "no copy of the weight is needed"
+
+
+def resolve_backend(
+    requested: str, *, device: str, dtype: torch.dtype, missing: Mapping[str, str | None]
+) -> tuple[str, str]:
+    """What computes the deltas' gradient, and on a GPU writes the supports.
+
+    Args:
+        requested: "auto", "triton", "numba" or "torch".
+        device: type of the device that the tensors are on.
+        dtype: of the activations.
+        missing: for each compiled backend, why it cannot run on this machine, or None.
+
+    Returns:
+        (backend, reason): "triton", "numba" or "torch", and a phrase that says why.
+
+    Raises:
+        ConfigError: unknown, or asked for where it cannot run; the message names those that can.
+    """
+    if requested not in BACKENDS:
+        raise ConfigError(f"backend={requested!r}", "not a known backend", f"Known: {', '.join(BACKENDS)}")
+    obstacles = {name: _obstacle(name, device, dtype, missing.get(name)) for name in _COMPILED}
+    possible = [name for name, obstacle in obstacles.items() if obstacle is None] + ["torch"]
+    if requested in possible:
+        return requested, "as asked"
+    if requested != "auto":
+        raise ConfigError(
+            f"backend={requested!r}",
+            str(obstacles[requested]),
+            f"Backends that can run here: {', '.join(possible)}, or 'auto'",
+        )
+    if possible[0] != "torch":
+        return possible[0], f"compiled for {device}"
+    made_for = [name for name, (type_, _) in _COMPILED.items() if type_ == device]
+    return "torch", "; ".join(str(obstacles[name]) for name in made_for) or f"nothing faster exists for {device}"
+
+
+def _obstacle(name: str, device: str, dtype: torch.dtype, missing: str | None) -> str | None:
+    made_for, dtypes = _COMPILED[name]
+    if device != made_for:
+        return f"{name} runs on {made_for}, and the tensors are on {device}"
+    if dtype not in dtypes:
+        return f"{name} does not compute in {str(dtype).removeprefix('torch.')}"
+    return f"{missing} ({_INSTALL[name]})" if missing else None
+
+
+def missing_parts() -> dict[str, str | None]:
+    """For each compiled backend, why it cannot run on this machine, or None; imports neither."""
+    return {"triton": _triton_missing(), "numba": None if find_spec("numba") else "numba is not installed"}
+
+
+def _triton_missing() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "triton is not installed"
+    return None if int(found.split(".")[0]) >= 3 else f"triton {found} is older than 3.0"
+
+
+def set_backend(name: str) -> None:
+    """Pin what computes the deltas' gradient in this process; "auto" lets device and dtype decide.
+
+    The environment variable NEUROADA_BACKEND does the same from outside.
+
+    Raises:
+        ConfigError: not a known backend. One that cannot run is an error when a layer first needs it.
+    """
+    global _pinned
+    if name not in BACKENDS:
+        raise ConfigError(f"backend={name!r}", "not a known backend", f"Known: {', '.join(BACKENDS)}")
+    _pinned = name
+
+
+def backend_for(device: str, dtype: torch.dtype) -> tuple[str, str]:
+    """(backend, reason) for tensors of this device type and dtype, as pinned or by what is installed."""
+    return _resolved(_pinned, device, dtype)
+
+
+@lru_cache
+def _resolved(requested: str, device: str, dtype: torch.dtype) -> tuple[str, str]:
+    return resolve_backend(requested, device=device, dtype=dtype, missing=missing_parts())

@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, WeightError
+from neuroada.ops.sparse_delta.gradient import delta_gradient
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
 from neuroada.ops.sparse_delta.swap import with_support
-from neuroada.ops.sparse_delta.torch import delta_gradient
 
 MODES = ("inplace", "transient")
 PRODUCTS = ("auto", "sparse", "dense")
