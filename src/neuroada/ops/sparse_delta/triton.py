@@ -1,0 +1,133 @@
+"""The kernels on CUDA: whether they can run, the bytes they move, and where the dense product overtakes them.
+
+They are in `triton_product.py` and `triton_swap.py`, which import triton; this module does not before it is asked.
+None of it has yet been measured on a GPU: every constant below is reasoned, and is for a benchmark to confirm.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from math import ceil
+
+import torch
+
+from neuroada.errors import MissingInputError
+
+OLDEST_TRITON = (3, 0)
+"""The kernels were compiled for sm_80 and sm_90, and interpreted, with Triton 3.0.0 and 3.9.0."""
+
+OLDEST_CAPABILITY = (8, 0)
+"""What Triton itself supports; older GPUs have no bfloat16 either."""
+
+LINE_BYTES = 128
+"""Bytes of one column of x that lie together: a cache line, so that each gather uses all it fetches. Not measured."""
+
+SPLIT_ABOVE = 4
+"""Panels of tokens that one program works through at least: a split sum costs 8 bytes an entry, against 4 · 128 bytes
+of x that were read for it. Not measured."""
+
+PROGRAMS = 2048
+"""Programs that a product is split into where it has fewer: 16 for each of the 132 multiprocessors of an H100 or H200.
+A constant, not read from the device, so that sums are made in the same order everywhere. Not measured."""
+
+DENSE_ABOVE = {2: 1 / 128, 4: 1 / 16}
+"""By bytes of an element: the K / I above which the dense product, gathered, should be cheaper than the sampled one.
+Per token and neuron the sampled product draws K · size bytes from the second-level cache, the dense one needs 2 · I
+FLOPs, so they meet at K / I = 2 · (cache bytes/s) / (size · FLOP/s). Assumed for an H100: 5 TB/s of cache, 600 TFLOP/s
+in 16-bit tensor cores (1/120), 45 TFLOP/s in float32 without TF32 (1/18). Not measured."""
+
+
+@cache
+def available() -> tuple[bool, str]:
+    """(whether the kernels can be used here, with what or why not): a phrase without a full stop.
+
+    The first call imports triton, and where there is a GPU compiles and launches one small kernel on it.
+    """
+    try:
+        import triton
+    except ImportError as error:
+        return False, f"triton cannot be imported ({error})"
+    version = triton.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON:
+        return False, f"triton is {version}, and {'.'.join(map(str, OLDEST_TRITON))} or newer is needed"
+    launch = importlib.import_module("neuroada.ops.sparse_delta.triton_launch")
+    if launch.INTERPRETED:
+        return True, f"triton {version}, interpreted on the CPU"
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        return False, "TRITON_INTERPRET was set after the kernels had been loaded"
+    if not torch.cuda.is_available():
+        return False, "PyTorch sees no CUDA device"
+    capability, name = torch.cuda.get_device_capability(), torch.cuda.get_device_name()
+    if capability < OLDEST_CAPABILITY:
+        needed, found = (".".join(map(str, each)) for each in (OLDEST_CAPABILITY, capability))
+        return False, f"{name} has compute capability {found}, and {needed} or newer is needed"
+    try:
+        launch.trial(torch.device("cuda", torch.cuda.current_device()))
+    except Exception as error:  # a missing C compiler, an old driver: whatever it is, it is told
+        return False, f"triton {version} cannot launch a kernel on {name} ({type(error).__name__}: {error})"
+    return True, f"triton {version} on {name}"
+
+
+def require_available() -> None:
+    """Raise MissingInputError with the reason where the kernels cannot be used."""
+    usable, reason = available()
+    if not usable:
+        raise MissingInputError("Running the Triton kernels", reason, 'Use the plain torch path (backend="torch")')
+
+
+def panel_tokens(element_size: int) -> int:
+    """T: tokens of one panel, for x of 2 or 4 bytes an element."""
+    return LINE_BYTES // element_size
+
+
+def entry_block(entries: int) -> tuple[int, int]:
+    """(neurons, entries of each) that one program of the product works on, for K entries a neuron; powers of two."""
+    wide = min(8, 1 << (entries - 1).bit_length())
+    return max(16, 64 // wide), wide
+
+
+def split(tokens: int, neurons: int, entries: int, element_size: int) -> tuple[int, int]:
+    """(parts, panels in each part) that the sum over B tokens is made in, for [N, K] entries; from shapes alone."""
+    panels = ceil(tokens / panel_tokens(element_size))
+    block_neurons, block_entries = entry_block(entries)
+    programs = ceil(neurons / block_neurons) * ceil(entries / block_entries)
+    parts = max(1, min(PROGRAMS // programs, panels // SPLIT_ABOVE))
+    length = ceil(panels / parts)
+    return ceil(panels / length), length
+
+
+def product_bytes(tokens: int, inputs: int, outputs: int, neurons: int, entries: int, element_size: int) -> int:
+    """Bytes of main memory that one `sampled_product` must move, each tensor once and nothing found in a cache.
+
+    x is read and written as panels, of which at most N·K columns are read again; dy is read once; indices are int32,
+    sums float32. For products from panels that exist already, take away `panels_bytes`.
+
+    Args:
+        tokens, inputs, outputs, neurons, entries: B, I, O, N, K.
+        element_size: bytes of an element of x and dy: 2 or 4.
+    """
+    if not tokens:
+        return 4 * neurons * entries
+    parts, _ = split(tokens, neurons, entries, element_size)
+    width = panel_tokens(element_size)
+    gathered = min(inputs, neurons * entries) * ceil(tokens / width) * width * element_size
+    sums = 4 * neurons * entries * (1 if parts == 1 else 2 * parts + 1)
+    factors = tokens * min(neurons, outputs) * element_size + 4 * neurons * entries
+    return panels_bytes(tokens, inputs, element_size) + gathered + factors + sums
+
+
+def panels_bytes(tokens: int, columns: int, element_size: int) -> int:
+    """Bytes of main memory that one `token_panels` must move for this many columns of x."""
+    width = panel_tokens(element_size)
+    return columns * (tokens + ceil(tokens / width) * width) * element_size
+
+
+def cache_bytes(tokens: int, neurons: int, entries: int, element_size: int) -> int:
+    """Bytes that the second-level cache must deliver to the product: every gathered column, and dy once for each block
+    of entries. From K of about 2 on, this and not main memory is the limit."""
+    width = panel_tokens(element_size)
+    _, block_entries = entry_block(entries)
+    columns = neurons * entries * ceil(tokens / width) * width
+    return (columns + tokens * neurons * ceil(entries / block_entries)) * element_size
