@@ -1,0 +1,94 @@
+"""How long a call takes, and how much memory it needs: the two places where CPU and CUDA differ."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from neuroada.runs.environment import peak_memory
+
+STATUS = Path("/proc/self/status")
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of a call on the CPU; on CUDA the time between two events around it, with the queue empty at first."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+    torch.cuda.synchronize(device)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    stop.record()
+    torch.cuda.synchronize(device)
+    return start.elapsed_time(stop) / 1000
+
+
+class PeakMemory:
+    """Memory while a context lasts, of one device, in bytes.
+
+    On CUDA what the allocator handed out, on the CPU what the process has resident; `of` says which, and whether the
+    system could forget an earlier peak, without which `peak` is that of the whole process so far.
+    """
+
+    before: int
+    peak: int
+    of: str
+
+    def __init__(self, device: torch.device) -> None:
+        """Of this device."""
+        self.device = device
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before, self.of = torch.cuda.memory_allocated(self.device), "tensors on the GPU"
+            return self
+        _return_freed_pages()
+        self.forgot = _forget_peak()
+        self.before = psutil.Process().memory_info().rss
+        self.of = "resident, in this context" if self.forgot else "resident, whole process so far"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cpu" and self.forgot:
+            found = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
+            assert found is not None
+            self.peak = int(found[1]) * 1024
+        else:
+            self.peak, _of = peak_memory(self.device)
+
+
+def _forget_peak() -> bool:
+    """Set the peak resident size that Linux keeps to the present one; False where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return "VmHWM" in STATUS.read_text()
+
+
+def _return_freed_pages() -> None:
+    """Without this, memory that building the model freed would hide what a step allocates."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,95 @@
+"""The baselines train what NeuroAda trains: same support, same gradients."""
+
+import copy
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from neuroada import NeuroAdaConfig
+from neuroada.baselines import wrap_mask, wrap_scatter
+from neuroada.baselines.mask import mask_of
+
+INPUTS, HIDDEN, OUTPUTS, TOKENS, K = 23, 19, 11, 7, 3
+NAMES = ["0", "2"]
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = (nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUTPUTS, bias=False))
+    return nn.Sequential(*layers).to(dtype).requires_grad_(False)
+
+
+def backward(model: nn.Module, x: Tensor) -> None:
+    model(x).square().sum().backward()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(TOKENS, INPUTS, dtype=torch.float64)
+
+
+@pytest.fixture
+def expected(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """NeuroAda's indices and gradients, each [O, K], of both layers."""
+    model = get_peft_model(network(), NeuroAdaConfig(k=K, target_modules=NAMES))
+    backward(model, x)
+    layers = [model.get_submodule(f"base_model.model.{name}") for name in NAMES]
+    return [(layer.neuroada_indices["default"].long(), layer.neuroada_deltas["default"].grad) for layer in layers]
+
+
+def test_scatter_form_has_the_same_gradients(x, expected):
+    model = network()
+    deltas = wrap_scatter(model, NAMES, K, torch.float64)
+    backward(model, x)
+    for delta, (indices, gradient) in zip(deltas, expected, strict=True):
+        torch.testing.assert_close(delta.grad.view_as(indices).float(), gradient)
+
+
+def test_scatter_form_starts_as_the_base_and_is_bfloat16_as_published(x):
+    model, x = network(torch.bfloat16), x.bfloat16()
+    base = copy.deepcopy(model)
+    deltas = wrap_scatter(model, NAMES, K)
+    assert {delta.dtype for delta in deltas} == {torch.bfloat16}
+    assert {model[0].positions.dtype, model[2].positions.dtype} == {torch.int64}
+    assert torch.equal(model(x), base(x))
+    with torch.no_grad():
+        deltas[0][0] = 1.0
+    assert not torch.equal(model(x), base(x))
+    assert torch.equal(model[0].weight, base[0].weight)
+
+
+def test_masked_gradient_is_the_dense_one_on_the_support(x, expected):
+    dense = network().requires_grad_(True)
+    backward(dense, x)
+    model = network()
+    weights = wrap_mask(model, NAMES, K)
+    backward(model, x)
+    for weight, name, (indices, gradient) in zip(weights, NAMES, expected, strict=True):
+        mask = mask_of(weight.detach(), K)
+        assert torch.equal(weight.grad, dense.get_submodule(name).weight.grad * mask)
+        assert torch.equal(mask.nonzero()[:, 1].view_as(indices), indices)
+        torch.testing.assert_close(weight.grad[mask].view_as(indices).float(), gradient)
+
+
+def test_masked_training_changes_the_support_alone(x):
+    model = network()
+    before = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(wrap_mask(model, NAMES, K), lr=0.1, weight_decay=0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        backward(model, x)
+        optimiser.step()
+    for name in NAMES:
+        weight, old = model.get_submodule(name).weight, before.get_submodule(name).weight
+        assert torch.equal(weight != old, mask_of(old, K))
+    assert torch.equal(model[0].bias, before[0].bias)
+
+
+@pytest.mark.parametrize("wrap", [wrap_scatter, wrap_mask])
+def test_nothing_else_is_trained(wrap):
+    model = network().requires_grad_(True)
+    trained = wrap(model, NAMES, K)
+    assert {id(parameter) for parameter in model.parameters() if parameter.requires_grad} == {id(p) for p in trained}
