@@ -5,9 +5,11 @@ import pydoc_data.topics
 import pytest
 import torch
 from peft import get_peft_model
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuroada import NeuroAdaConfig, held
+from neuroada.layers.inputs import InputGroup
 from specimens import base_weights, changed, same_bits
 
 DELTAS = 155_520
@@ -90,3 +92,44 @@ def test_unloading_gives_every_base_weight_back(smollm2, batch):
     unloaded = model.unload()
     assert changed(before, unloaded) == []
     assert same_bits(unloaded(batch).logits, outputs)
+
+
+def saved_storages(model, batch) -> dict[int, int]:
+    """Bytes of each storage that a training pass saves, parameters left out."""
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    embeddings = model.get_input_embeddings()(batch).detach().requires_grad_()
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(inputs_embeds=embeddings).logits.sum()
+    assert loss.requires_grad
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return {key: size for key, size in saved.items() if key not in own}
+
+
+def test_keeping_columns_saves_two_fifths_of_the_adapted_layers_activations(smollm2, batch, monkeypatch):
+    kept: dict[str, dict[int, int]] = {}
+    beyond: dict[str, int] = {}
+    right = InputGroup.keep
+    for policy in ("whole", "columns", "auto"):
+        model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+        model = get_peft_model(model, NeuroAdaConfig(k=1, saved_input=policy)).train()
+        own = kept.setdefault(policy, {})
+
+        def keep(*arguments, own=own):
+            rows, places = right(*arguments)
+            own[rows.untyped_storage().data_ptr()] = rows.untyped_storage().nbytes()
+            return rows, places
+
+        monkeypatch.setattr(InputGroup, "keep", keep)
+        saved = sum(saved_storages(model, batch).values())
+        with model.disable_adapter():
+            beyond[policy] = saved - sum(saved_storages(model, batch).values())
+    sums = {policy: sum(sizes.values()) for policy, sizes in kept.items()}
+    assert sums["whole"] == 30 * (3 * 576 + 1536) * batch.numel() * 4, "an input that layers share is kept once"
+    assert sums["columns"] <= 0.6 * sums["whole"]
+    assert beyond["auto"] <= 0.6 * beyond["whole"]

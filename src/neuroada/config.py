@@ -14,6 +14,7 @@ from neuroada.errors import AdapterFileError, ConfigError
 from neuroada.selection import SCORES
 
 MODES = ("auto", "inplace", "transient")
+SAVED_INPUTS = ("auto", "whole", "columns")
 DELTA_DTYPES = ("float32", "bfloat16")
 
 
@@ -79,6 +80,14 @@ class NeuroAdaConfig(PeftConfig):
             "undone at once), 'transient' (in a copy that is freed at once), or 'auto'."
         },
     )
+    saved_input: str = field(
+        default="auto",
+        metadata={
+            "help": "What a layer keeps of its input for backward: 'whole', or only the 'columns' that deltas of it or "
+            "of the layers that share the input read, where those are at most three quarters; 'auto' is 'columns' "
+            "unless the model keeps the input anyway."
+        },
+    )
     delta_dtype: str = field(
         default="float32", metadata={"help": "Type of the deltas: 'float32', or 'bfloat16' as published."}
     )
@@ -117,6 +126,7 @@ class NeuroAdaConfig(PeftConfig):
         self._check_size()
         _check_known("selection", self.selection, tuple(SCORES))
         _check_known("mode", self.mode, MODES)
+        _check_known("saved_input", self.saved_input, SAVED_INPUTS)
         _check_known("delta_dtype", self.delta_dtype, DELTA_DTYPES)
         if not _is_share(self.coverage):
             raise ConfigError(
@@ -178,13 +188,13 @@ class NeuroAdaConfig(PeftConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs):
         """Read a saved configuration as PEFT does, after a look at the weights beside it.
 
-        PEFT reads the configuration before it touches the model, so that a bad file changes nothing. `mode` and
-        `verify_base` say how to run, not what was trained: given here, they win over the file.
+        PEFT reads the configuration before it touches the model, so that a bad file changes nothing. `mode`,
+        `saved_input` and `verify_base` say how to run, not what was trained: given here, they win over the file.
 
         Raises:
             AdapterFileError: the adapter weights beside it are a pickle, or damaged.
         """
         _require_sound_weights(Path(pretrained_model_name_or_path, subfolder or ""))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        given = {name: kwargs[name] for name in ("mode", "verify_base") if name in kwargs}
+        given = {name: kwargs[name] for name in ("mode", "saved_input", "verify_base") if name in kwargs}
         return replace(config, **given) if given else config

@@ -94,7 +94,7 @@ def test_an_adapted_linear_layer_costs_no_more(per_neuron, mode):
     problem = adapted(per_neuron)
     base = nn.Linear(INPUTS, OUTPUTS, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     base.weight.copy_(problem.weight)
-    layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=per_neuron, mode=mode), "layer")
+    layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=per_neuron, mode=mode, saved_input="whole"), "layer")
     layer.product = "sparse"
     cost = cost_of(layer, problem.x)
     assert not cost.complaints(per_neuron), cost

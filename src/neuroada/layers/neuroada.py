@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from peft.tuners.tuners_utils import onload_layer
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
 from neuroada.layers.base import AdapterLayer, buffer_dict
+from neuroada.layers.inputs import InputGroup
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
     Support,
@@ -42,6 +44,8 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_indices = buffer_dict(persistent=True)
         self.neuroada_neurons = buffer_dict(persistent=True)
         self.mode: dict[str, str] = {}
+        self.saved_input = config.saved_input
+        self.input_group = InputGroup([self])
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
@@ -111,6 +115,11 @@ class NeuroAdaLinear(AdapterLayer):
         ]
         return combine(supports, self.in_features)
 
+    def indices_read(self) -> Tensor | None:
+        """[N, K] of the one active adapter, or None where there is none, or more than one."""
+        names = [] if self.disable_adapters or self.merged else self.present(self.active_adapters)
+        return self.neuroada_indices[names[0]] if len(names) == 1 else None
+
     def _neurons(self, name: str) -> Tensor | None:
         return self.neuroada_neurons[name] if name in self.neuroada_neurons else None  # noqa: SIM401 (it has no get)
 
@@ -142,7 +151,8 @@ class NeuroAdaLinear(AdapterLayer):
         return dense.T if self.transposed else dense
 
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
-        return support_linear(x, weight, self.support(names) if names else None, bias, self.product)
+        support = self.support(names) if names else None
+        return support_linear(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
 
     def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
         support = self.support(names)

@@ -24,6 +24,7 @@ from neuroada.config import NeuroAdaConfig
 from neuroada.errors import ConfigError, MergeError, TargetError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.base_layer import quantization_backend, require_supported, storage_uses
+from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
 from neuroada.selection import require_finite
 from neuroada.tuners import files
@@ -69,8 +70,9 @@ class NeuroAdaModel(BaseTuner):
                 )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does, and note which weights other modules use too."""
+        """Add an adapter as PEFT does, and note which layers share an input and which weights others use too."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        group_siblings(model, NeuroAdaLinear)
         uses = storage_uses(model)
         for layer in self._adapted_layers():
             weight = layer.stored_weight

@@ -31,15 +31,11 @@ class _SupportLinear(torch.autograd.Function):
         support: Support | None,
         weight: FrozenWeight,
         product: str,
+        kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, deltas)
-        ctx.support, ctx.weight, ctx.product, ctx.x_shape, ctx.dtype = (
-            support,
-            weight,
-            product,
-            x.shape,
-            x.dtype,
-        )
+        ctx.save_for_backward(kept and kept[0], deltas)
+        ctx.places = kept and kept[1]
+        ctx.support, ctx.weight, ctx.product, ctx.x_shape, ctx.dtype = support, weight, product, x.shape, x.dtype
         parameter = weight.parameter
         ctx.weight_state = None if parameter is None else _state(parameter)
         with _without_autocast(x.device.type):
@@ -49,7 +45,7 @@ class _SupportLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_deltas, needs_bias = ctx.needs_input_grad[:3]
-        x, deltas = ctx.saved_tensors
+        kept, deltas = ctx.saved_tensors
         rows = dy.reshape(-1, dy.shape[-1])
         dx = d_deltas = d_bias = None
         with _without_autocast(dy.device.type):
@@ -58,13 +54,10 @@ class _SupportLinear(torch.autograd.Function):
                 support = ctx.support and replace(ctx.support, deltas=deltas)
                 dx = with_support(ctx.weight, support, lambda merged: rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
             if needs_deltas:
-                gradient = delta_gradient(
-                    x.reshape(-1, x.shape[-1]), rows, ctx.support.indices, ctx.support.neurons, ctx.product
-                )
-                d_deltas = gradient.to(deltas.dtype)
+                d_deltas = delta_gradient(kept, rows, ctx.places, ctx.support.neurons, ctx.product).to(deltas.dtype)
             if needs_bias:
                 d_bias = rows.sum(0)
-        return dx, d_deltas, d_bias, None, None, None
+        return dx, d_deltas, d_bias, None, None, None, None
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
@@ -95,14 +88,23 @@ def _require_unchanged(weight: FrozenWeight, before: tuple[torch.dtype, int] | N
     raise WeightError("Backward through an adapted layer", found, "Move or load base weights between steps instead")
 
 
+def keep_whole(source: Tensor, x: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+    """What backward needs of the input x [..., I]: (kept [B, C], indices [N, K] into its columns); here all of it."""
+    return x.detach().reshape(-1, x.shape[-1]), support.indices
+
+
 def support_linear(
     x: Tensor,
     weight: FrozenWeight,
     support: Support | None,
     bias: Tensor | None = None,
     product: str = "auto",
+    keep: Callable[[Tensor, Tensor, Support], tuple[Tensor, Tensor]] = keep_whole,
 ) -> Tensor:
-    """`sparse_delta_linear` for a weight and a support in their own classes; a support of None is the base layer."""
+    """`sparse_delta_linear` for a weight and a support in their own classes; a support of None is the base layer.
+
+    keep: called with x as given, x as used, and the support, where a gradient of the deltas will be wanted.
+    """
     _require_known("mode", weight.mode, MODES)
     _require_known("product", product, PRODUCTS)
     parameter = weight.parameter
@@ -118,7 +120,7 @@ def support_linear(
             "the weight itself has requires_grad=True, and this operation computes no gradient for it",
             "Freeze the base weight with requires_grad_(False)",
         )
-    device = x.device.type
+    device, source = x.device.type, x
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
@@ -129,7 +131,11 @@ def support_linear(
             f"the input is {x.dtype} and the weight {parameter.dtype}",
             "Cast the input or load the model in the same dtype, or run under torch.autocast",
         )
-    return _SupportLinear.apply(x, support and support.deltas, bias, support, weight, product)
+    deltas = None if support is None else support.deltas
+    kept = None
+    if support is not None and support.deltas.requires_grad and torch.is_grad_enabled():
+        kept = keep(source, x, support)
+    return _SupportLinear.apply(x, deltas, bias, support, weight, product, kept)
 
 
 def sparse_delta_linear(
