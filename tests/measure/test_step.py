@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import peft
@@ -17,6 +18,7 @@ from neuroada.measure import methods, shapes, step
 from neuroada.measure.clock import PeakMemory, seconds
 from neuroada.measure.methods import METHODS, Method, Trainee, choose_methods, wrap_copy
 from neuroada.measure.process import ProcessDiedError, call_in_fresh_process
+from neuroada.measure.rounds import Rounds, Row, Timed
 from neuroada.measure.shapes import ModelShape, adapted_names
 from neuroada.measure.step import Stepper, StepPlan, run_step
 
@@ -122,12 +124,41 @@ def test_rows_have_ratios_to_the_frozen_limit_of_the_same_round():
 
 
 def test_ratios_are_made_round_by_round():
-    rows = [step.Row(method) for method in choose_methods(["lora"], [])]
-    rows[0].times, rows[1].times = [1.0, 10.0], [2.0, 20.0]
-    step._note_times(plan(), rows)
+    rows = [Row("frozen", times=[1.0, 10.0]), Row("lora", times=[2.0, 20.0]), Row("broken", times=[3.0])]
+    Rounds(2, 0, 0).note(rows, "step_time", {row.name: row for row in rows})
     ratio = rows[1].measurements["ratio_to_frozen"]
     assert (ratio.p20, ratio.p80) == (2, 2)
     assert rows[1].measurements["step_time"].p50 == 11
+    assert rows[0].measurements["ratio_to_lora"].p50 == 0.5
+    assert rows[2].measurements == {}
+
+
+def test_calls_take_turns_and_warm_ups_do_not_count():
+    called = []
+    rows = [Row(name) for name in "abc"]
+    calls = [Timed(row, lambda name=row.name: called.append(name) or float(len(called))) for row in rows]
+    done = []
+    Rounds(4, 2, 7).time(calls, lambda label, units: done.append(units), lambda: None)
+    rounds = [called[start : start + 3] for start in range(0, 18, 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+    assert [len(row.times) for row in rows] == [4, 4, 4]
+    assert min(time for row in rows for time in row.times) == 7
+    assert sum(done) == 18
+
+
+def test_a_failed_call_is_let_go():
+    class Large:
+        def __call__(self):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    large = Large()
+    gone, calls = weakref.ref(large), [Timed(Row("a"), large), Timed(Row("b"), lambda: 1.0)]
+    del large
+    alive_when_freeing = []
+    Rounds(2, 0, 0).time(calls, lambda *_: None, lambda: alive_when_freeing.append(gone()))
+    assert alive_when_freeing == [None]
+    assert [timed.row.name for timed in calls] == ["b"]
 
 
 def failing(error: Exception):
@@ -217,7 +248,7 @@ def test_memory_is_in_the_row(monkeypatch: pytest.MonkeyPatch, name):
     else:
         assert record.measurements.keys() == {"peak_memory", "memory_before_steps", "trained_parameters"}
         assert record.measurements["peak_memory"].unit == "bytes"
-        assert record.settings["memory_of"].startswith("resident")
+        assert record.notes["memory_of"].startswith("resident")
 
 
 def test_peak_memory_forgets_what_was_before():

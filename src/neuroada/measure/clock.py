@@ -18,19 +18,31 @@ from neuroada.runs.environment import peak_memory
 STATUS = Path("/proc/self/status")
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time of a call on the CPU; on CUDA the time between two events around it, with the queue empty at first."""
+def seconds(call: Callable[[], object], device: torch.device, repeat: int = 1) -> float:
+    """Wall time of a call on the CPU; on CUDA the time between two events around it, with the queue empty at first.
+
+    With `repeat`, that of one of so many calls in a row: on CUDA their launches then overlap with their work.
+    """
     if device.type != "cuda":
         began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
+        for _ in range(repeat):
+            call()
+        return (time.perf_counter() - began) / repeat
     torch.cuda.synchronize(device)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    call()
+    for _ in range(repeat):
+        call()
     stop.record()
     torch.cuda.synchronize(device)
-    return start.elapsed_time(stop) / 1000
+    return start.elapsed_time(stop) / 1000 / repeat
+
+
+def free(device: torch.device) -> None:
+    """Give back memory that nothing uses any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class PeakMemory:
@@ -49,9 +61,8 @@ class PeakMemory:
         self.device = device
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
+        free(self.device)
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
             self.before, self.of = torch.cuda.memory_allocated(self.device), "tensors on the GPU"
             return self

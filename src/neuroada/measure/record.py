@@ -76,7 +76,8 @@ class Record(_Strict):
     """One method measured once.
 
     run: the same for all rows that one call measured side by side; only such rows may be compared by ratio.
-    settings: what was asked of the method and of the benchmark, such as k, r, rounds.
+    settings: of the method, such as k or r; rows with the same ones are the same method.
+    notes: how it was measured, such as what the memory is of.
     status, reason: why there are no measurements, or fewer, where something did not work.
     """
 
@@ -88,6 +89,7 @@ class Record(_Strict):
     machine: Machine
     method: str
     settings: dict[str, Any] = {}
+    notes: dict[str, str] = {}
     shape: Shape
     batch: int | None = Field(default=None, ge=1)
     sequence: int | None = Field(default=None, ge=1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,24 +13,19 @@ from torch import nn
 
 from neuroada.errors import ConfigError
 from neuroada.measure.bars import counting
-from neuroada.measure.clock import PeakMemory, is_out_of_memory, seconds
+from neuroada.measure.clock import PeakMemory, free, seconds
 from neuroada.measure.machine import find_device, provenance
-from neuroada.measure.methods import (
-    FROZEN,
-    Method,
-    NotAvailableError,
-    Trainee,
-    choose_methods,
-    require_fitting,
-    wrap_copy,
-)
+from neuroada.measure.methods import FROZEN, METHODS, Method, Trainee, choose_methods, require_fitting, wrap_copy
 from neuroada.measure.process import call_in_fresh_process
-from neuroada.measure.record import Measurement, Record, Status
+from neuroada.measure.record import Measurement, Record
+from neuroada.measure.rounds import Rounds, Row, Timed
 from neuroada.measure.shapes import Batch, build_model, find_shape, make_batch
 
 DTYPES = ("float32", "bfloat16", "float16")
 LEARNING_RATE = 1e-5
 """Small, so that random data takes no method to values that would change how fast it computes."""
+REFERENCES = (FROZEN, "lora")
+"""Methods that each round's times are divided by, where they are measured."""
 MEMORY_STEPS = 3
 """Optimiser states come into being in the first step, so that the second already reaches the peak."""
 
@@ -106,33 +100,6 @@ class Stepper:
             return seconds(self.step, device)
 
 
-@dataclass
-class Row:
-    """What became of one method."""
-
-    method: Method
-    status: Status = "ok"
-    reason: str | None = None
-    times: list[float] = field(default_factory=list)
-    memory_of: str | None = None
-    measurements: dict[str, Measurement] = field(default_factory=dict)
-
-    def attempt(self, call: Callable[[], Any]) -> Any:
-        """The call's value; on an error None, and the row says why."""
-        try:
-            return call()
-        except NotAvailableError as error:
-            self.fail("not available", str(error))
-        except Exception as error:  # a method that breaks is a row, and the others go on
-            self.fail("out of memory" if is_out_of_memory(error) else "failed", f"{type(error).__name__}: {error}")
-        return None
-
-    def fail(self, status: Status, reason: str) -> None:
-        """Keep the first reason, without the addresses and advice in later lines."""
-        if self.status == "ok":
-            self.status, self.reason = status, reason.strip().splitlines()[0]
-
-
 def run_step(plan: StepPlan, console: Console | None = None) -> list[Record]:
     """Measure as planned: one record a method, the frozen limit first; a method that fails is a record too.
 
@@ -149,7 +116,7 @@ def run_step(plan: StepPlan, console: Console | None = None) -> list[Record]:
             _time(plan, rows, device, advance)
         if plan.memory:
             for row in rows:
-                advance(f"memory of {row.method.label}", 0)
+                advance(f"memory of {row.label}", 0)
                 if row.status == "ok":
                     _measure_memory(plan, row)
                 advance("", 1)
@@ -162,66 +129,51 @@ def _checked(plan: StepPlan) -> tuple[torch.device, list[Row]]:
     methods = choose_methods(plan.methods, plan.per_neuron)
     make_batch(shape, plan.batch, plan.tokens, torch.float32, torch.device("meta"))
     require_fitting(methods, build_model(shape, torch.float32, torch.device("meta"), 1))
-    return device, [Row(method) for method in methods]
+    return device, [Row(method.name, method.settings) for method in methods]
 
 
 def _time(plan: StepPlan, rows: list[Row], device: torch.device, advance: Callable[[str, int], None]) -> None:
-    steppers = _steppers(plan, rows, advance)
-    order = random.Random(plan.seed)
-    for number in range(plan.warmup + plan.rounds):
-        for row in order.sample(rows, len(rows)):  # so that no method always follows the same one
-            advance(row.method.label, 0)
-            if row.method.label in steppers:
-                taken = row.attempt(lambda row=row: steppers[row.method.label].seconds(device))
-                if taken is None:
-                    del steppers[row.method.label]
-                    _free(device)
-                elif number >= plan.warmup:
-                    row.times.append(taken)
-            advance("", 1)
-    _note_times(plan, rows)
-    steppers.clear()
-    _free(device)
+    calls = _steppers(plan, rows, device, advance)
+    rounds = Rounds(plan.rounds, plan.warmup, plan.seed)
+    rounds.time(calls, advance, lambda: free(device))
+    rounds.note(rows, "step_time", {row.name: row for row in rows if row.name in REFERENCES})
+    calls.clear()
+    free(device)
 
 
-def _steppers(plan: StepPlan, rows: list[Row], advance: Callable[[str, int], None]) -> dict[str, Stepper]:
-    """Those that can be built, by label, on one copy of the base weights as far as they can share it."""
+def _steppers(
+    plan: StepPlan, rows: list[Row], device: torch.device, advance: Callable[[str, int], None]
+) -> list[Timed]:
+    """Those that can be built, on one copy of the base weights as far as they can share it."""
     built = rows[0].attempt(plan.build)
     if built is None:
         for row in rows[1:]:
             row.fail(rows[0].status, rows[0].reason or "")
-        return {}
-    steppers: dict[str, Stepper] = {}
+        return []
+    calls = []
     for row in rows:
-        advance(f"wrapping {row.method.label}", 0)
-        stepper = row.attempt(lambda row=row: Stepper(wrap_copy(row.method, built[0]), built[1]))
+        advance(f"wrapping {row.label}", 0)
+        stepper = row.attempt(lambda row=row: Stepper(wrap_copy(_method(row), built[0]), built[1]))
         if stepper is not None:
-            steppers[row.method.label] = stepper
+            calls.append(Timed(row, partial(stepper.seconds, device)))
             row.measurements["trained_parameters"] = Measurement.count(stepper.trained, "parameters")
         advance("", 1)
-    return steppers
+    return calls
 
 
-def _note_times(plan: StepPlan, rows: list[Row]) -> None:
-    limit = next(row for row in rows if row.method.name == FROZEN).times
-    for row in rows:
-        if len(row.times) < plan.rounds:
-            continue
-        row.measurements["step_time"] = Measurement.of(row.times, "s")
-        if len(limit) == plan.rounds:
-            ratios = [time / frozen for time, frozen in zip(row.times, limit, strict=True)]
-            row.measurements["ratio_to_frozen"] = Measurement.of(ratios, "x")
+def _method(row: Row) -> Method:
+    return replace(METHODS[row.name], settings=row.settings)
 
 
 def _measure_memory(plan: StepPlan, row: Row) -> None:
-    request = {"plan": plan, "name": row.method.name, "settings": row.method.settings}
+    request = {"plan": plan, "name": row.name, "settings": row.settings}
     answer = row.attempt(lambda: call_in_fresh_process(step_memory, request, plan.threads))
     if answer is None:
         return
     if "status" in answer:
         row.fail(answer["status"], answer["reason"])
         return
-    row.memory_of = answer["memory_of"]
+    row.notes["memory_of"] = answer["memory_of"]
     for name in ("peak_memory", "memory_before_steps"):
         row.measurements[name] = Measurement.count(answer[name], "bytes")
     row.measurements["trained_parameters"] = Measurement.count(answer["trained_parameters"], "parameters")
@@ -231,12 +183,11 @@ def step_memory(plan: StepPlan, name: str, settings: dict[str, Any]) -> dict[str
     """Peak memory of a few steps, for a fresh process: what building left behind would count otherwise."""
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    per_neuron = (settings["k"],) if "k" in settings else (1,)
-    row = Row(choose_methods([name], per_neuron)[-1])
+    row = Row(name, settings)
 
     def measure() -> dict[str, Any]:
         base, batch = plan.build()
-        stepper = Stepper(wrap_copy(row.method, base), batch)
+        stepper = Stepper(wrap_copy(_method(row), base), batch)
         del base
         with PeakMemory(torch.device(plan.device)) as memory, stepper.around():
             for _ in range(MEMORY_STEPS):
@@ -251,21 +202,13 @@ def step_memory(plan: StepPlan, name: str, settings: dict[str, Any]) -> dict[str
     return row.attempt(measure) or {"status": row.status, "reason": row.reason}
 
 
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def _record(plan: StepPlan, row: Row, shared: dict[str, Any]) -> Record:
-    settings = {**row.method.settings, "rounds": plan.rounds, "warmup": plan.warmup, "optimiser": "AdamW, fused"}
-    if row.memory_of is not None:
-        settings["memory_of"] = row.memory_of
     return Record(
         **shared,
         kind="step",
-        method=row.method.name,
-        settings=settings,
+        method=row.name,
+        settings=row.settings,
+        notes={"optimiser": "AdamW, fused", "warmup": str(plan.warmup), **row.notes},
         shape=find_shape(plan.shape).described(plan.layers),
         batch=plan.batch,
         sequence=plan.tokens,
