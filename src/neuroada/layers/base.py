@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError
-from neuroada.layers.base_layer import quantization_backend, require_supported, run_in_place_of
+from neuroada.layers.base_layer import is_hooked, quantization_backend, require_supported, run_in_place_of
 from neuroada.ops.backend import resolve_mode
 from neuroada.ops.sparse_delta import FrozenWeight, flat, is_contended, is_held
 
@@ -26,7 +26,8 @@ def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear base layer, weight [O, I], and the adapters on it.
 
-    A method implements `_adapted_forward`, `_merged_entries`, `_where` and `_requested_mode`; all the rest is here.
+    A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_requested_mode`; all
+    the rest is here.
     The tuner sets `shared` where other modules of the model use the weight's memory too.
     """
 
@@ -55,6 +56,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     @abstractmethod
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         """The layer's output with these adapters, unmerged (none of them if empty)."""
+
+    @abstractmethod
+    def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
+        """The same in a form that torch.compile can put into a graph."""
 
     @abstractmethod
     def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
@@ -103,6 +108,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         names = [] if self.disable_adapters or self.merged else self.present(self.active_adapters)
+        if torch.compiler.is_compiling():
+            if not names:
+                return self.base_layer(x, *args, **kwargs)
+            return self._traced_forward(x, names) if self._is_traceable(names) else self._untraced_forward(x)
         if not names and not self._is_held():
             return self.base_layer(x, *args, **kwargs)
 
@@ -119,6 +128,15 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         finally:
             for part in offloaded:
                 part._hf_hook.post_forward(part, x)
+
+    def _is_traceable(self, names: list[str]) -> bool:
+        """Whether torch.compile can take the layer into a graph; otherwise it breaks the graph there."""
+        plain = self.quantization_backend is None and not is_hooked(self.base_layer)
+        return plain and len(names) == 1 and not self.stored_weight.requires_grad
+
+    @torch.compiler.disable
+    def _untraced_forward(self, x: Tensor) -> Tensor:
+        return self.forward(x)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._is_held():

@@ -71,20 +71,23 @@ def storage_uses(model: nn.Module) -> Counter[int]:
     return Counter(uses)
 
 
-def run_in_place_of(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run `compute` in place of the base layer's own forward, so that hooks on the base layer still run."""
-    offload_hook = hasattr(base_layer, "_hf_hook")
-    hooked = (
-        offload_hook
+def is_hooked(base_layer: nn.Module) -> bool:
+    """Whether hooks run around the base layer's forward method: its own, accelerate's, or those of all modules."""
+    return bool(
+        hasattr(base_layer, "_hf_hook")
         or base_layer._forward_hooks
         or base_layer._forward_pre_hooks
         or base_layer._backward_hooks
         or base_layer._backward_pre_hooks
         or _has_any_global_hook()
     )
-    if not hooked:
+
+
+def run_in_place_of(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run `compute` in place of the base layer's own forward, so that hooks on the base layer still run."""
+    if not is_hooked(base_layer):
         return compute(x)
-    attribute = "_old_forward" if offload_hook else "forward"
+    attribute = "_old_forward" if hasattr(base_layer, "_hf_hook") else "forward"
     with _HOOKED_LAYER:
         own = base_layer.__dict__.get(attribute)
         base_layer.__dict__[attribute] = compute

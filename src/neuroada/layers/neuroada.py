@@ -20,6 +20,7 @@ from neuroada.ops.sparse_delta import (
     positions,
     read,
     support_linear,
+    traced_linear,
     with_support,
 )
 from neuroada.selection import covered_neurons, select
@@ -153,6 +154,24 @@ class NeuroAdaLinear(AdapterLayer):
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         support = self.support(names) if names else None
         return support_linear(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
+
+    def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
+        (name,) = names
+        return traced_linear(
+            x,
+            self.stored_weight,
+            self.bias,
+            self.neuroada_indices[name],
+            self.neuroada_deltas[name],
+            self._neurons(name),
+            self.transposed,
+            self._traced_mode(),
+            self.product,
+        )
+
+    @torch.compiler.assume_constant_result
+    def _traced_mode(self) -> str:
+        return self.resolved_mode()[0]
 
     def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
         support = self.support(names)

@@ -13,6 +13,7 @@ from neuroada.ops.sparse_delta.swap import (
     write,
 )
 from neuroada.ops.sparse_delta.torch import flat, positions
+from neuroada.ops.sparse_delta.traced import traced_linear
 
 __all__ = [
     "FrozenWeight",
@@ -28,6 +29,7 @@ __all__ = [
     "release",
     "sparse_delta_linear",
     "support_linear",
+    "traced_linear",
     "with_support",
     "write",
 ]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-_LIBRARY = torch.library.Library("neuroada", "DEF")
-_LIBRARY.define("sampled_product(Tensor x, Tensor dy, Tensor indices, Tensor? neurons) -> Tensor")
+LIBRARY = torch.library.Library("neuroada", "DEF")
+LIBRARY.define("sampled_product(Tensor x, Tensor dy, Tensor indices, Tensor? neurons) -> Tensor")
 
 
 def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
@@ -17,21 +17,21 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
     return torch.ops.neuroada.sampled_product(x, dy, indices, neurons)
 
 
-@torch.library.impl(_LIBRARY, "sampled_product", "CPU")
+@torch.library.impl(LIBRARY, "sampled_product", "CPU")
 def _on_cpu(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
     from neuroada.ops.sparse_delta import numba
 
     return numba.sampled_product(x, dy, indices, neurons)
 
 
-@torch.library.impl(_LIBRARY, "sampled_product", "CUDA")
+@torch.library.impl(LIBRARY, "sampled_product", "CUDA")
 def _on_cuda(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
     from neuroada.ops.sparse_delta import triton
 
     return triton.sampled_product(x, dy, indices, neurons)
 
 
-@torch.library.register_fake("neuroada::sampled_product", lib=_LIBRARY)
+@torch.library.register_fake("neuroada::sampled_product", lib=LIBRARY)
 def _shape(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
     return x.new_empty(indices.shape, dtype=torch.float32)
 
