@@ -7,7 +7,8 @@ import torch
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear, held
 from neuroada.errors import MergeError, NeuroAdaError, WeightError
-from neuroada.ops.sparse_delta import is_held
+from neuroada.ops.sparse_delta import is_held, swap
+from neuroada.ops.sparse_delta.torch import shifted
 from specimens import MODES, adapted, base_weights, changed, fill, logits, same_bits, tiny, token_ids
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -251,3 +252,26 @@ def test_copying_inside_is_right_or_refused(model):
         except NeuroAdaError:
             return
     assert same_bits(logits(twin), outside)
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.5])
+def test_a_step_inside_writes_each_delta_once_and_keeps_the_originals(coverage, monkeypatch):
+    """Between steps nothing is taken out: the base weight goes from one sum to the next."""
+    model = adapted(tiny("llama"), coverage=coverage)
+    before = base_weights(model)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    released = []
+    with held(model):
+        monkeypatch.setattr(swap, "release", lambda weight: released.append(weight))
+        for _ in range(3):
+            model(input_ids=token_ids(), labels=token_ids()).loss.backward()
+            optimiser.step()
+            inside = logits(model)
+            for layer in adapted_layers(model):
+                support = layer.support(["a"])
+                sums = shifted(layer.originals(support, layer.stored_weight), support.deltas)
+                assert same_bits(swap.read(layer.get_base_layer().weight, support), sums)
+        monkeypatch.undo()
+    assert not released
+    assert same_bits(logits(model), inside)
+    assert changed(before, model) == []

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
-from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, release
+from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, refresh, release
 
 
 @contextmanager
@@ -36,8 +36,7 @@ def held(model: nn.Module) -> Iterator[None]:
     def after_optimiser_step(*_: object) -> None:
         for layer, weight, names in entered:
             increment_version(layer.support(names).sources)  # fused optimisers do not
-            release(weight)
-            hold(weight, layer.support(names))
+            refresh(weight, layer.support(names))
 
     hook = register_optimizer_step_post_hook(after_optimiser_step)
     try:
@@ -47,7 +46,7 @@ def held(model: nn.Module) -> Iterator[None]:
             names = layer.present(layer.active_adapters)
             weight = layer.frozen_weight(names)
             parameter = weight.parameter
-            if not names or weight.mode != "inplace" or parameter is None or parameter.is_meta:
+            if not names or weight.mode != "inplace" or type(parameter) is not nn.Parameter or parameter.is_meta:
                 continue
             if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
                 continue

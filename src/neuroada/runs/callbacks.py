@@ -1,6 +1,7 @@
 """Trainer callbacks of a run: bars for the person who waits, records for later."""
 
 import time
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
+from neuroada.layers import held
 from neuroada.runs.folder import RunFolder
 
 
@@ -66,6 +68,18 @@ class Bars(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         """Leave the finished bar with its result."""
         self.progress.update(self.running.pop("evaluate"), loss=f"loss {kwargs['metrics']['eval_loss']:.3f}")
+
+
+class HoldSupports(TrainerCallback):
+    """Keeps the deltas in the base weights from the first step on: then a layer costs what its base layer costs."""
+
+    def __init__(self, context: ExitStack):
+        """Hold until `context` is left, which the caller does."""
+        self.context = context
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Hold, now that Trainer has put the model where it trains."""
+        self.context.enter_context(held(kwargs["model"]))
 
 
 class Records(TrainerCallback):

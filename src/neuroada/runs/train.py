@@ -2,6 +2,7 @@
 
 import random
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, default_da
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
-from neuroada.runs.callbacks import Bars, Records, progress_bars
+from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.environment import describe_device, environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.methods import METHODS, placement, surviving_deltas
@@ -120,14 +121,14 @@ def _fit(
     checkpoint = folder.last_checkpoint()
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     trainable, total = prepared.model.get_nb_trainable_parameters()
-    with progress_bars(console) as progress:
+    with progress_bars(console) as progress, ExitStack() as context:
         trainer = Trainer(
             prepared.model,
             arguments,
             data_collator=default_data_collator,
             train_dataset=prepared.train,
             eval_dataset=prepared.held_out,
-            callbacks=[Bars(progress), records],
+            callbacks=[Bars(progress), records, HoldSupports(context)],
         )
         trainer.remove_callback(PrinterCallback)
         before = _loss_before(trainer, folder)

@@ -182,6 +182,24 @@ def hold(weight: FrozenWeight, support: Support) -> None:
         storage.index_put_((where,), values)
 
 
+def refresh(weight: FrozenWeight, support: Support) -> None:
+    """Put the present deltas of a held support in place of earlier ones; hold it if none is held, or another is."""
+    parameter = weight.parameter
+    held = None if parameter is None else _HELD.get(parameter)
+    if parameter is None or held is None or not _is_for(held, parameter, support):
+        release(weight)
+        hold(weight, support)
+        return
+    with held.storage.lock:
+        flat(weight.alias()).index_put_((held.where,), shifted(held.originals, support.deltas))
+        held.support = support  # only now: deltas that are not in yet must not be taken for held ones
+
+
+def _is_for(held: _Held, parameter: Tensor, support: Support) -> bool:
+    unchanged = held.storage is _storage_of(parameter) and held.version == version_of(parameter)
+    return unchanged and held.support.indices is support.indices and held.support.neurons is support.neurons
+
+
 def release(weight: FrozenWeight) -> None:
     """Take the held support, if there is one, out again, bit for bit.
 
