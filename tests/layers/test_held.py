@@ -268,7 +268,7 @@ def test_a_step_inside_writes_each_delta_once_and_keeps_the_originals(coverage, 
             optimiser.step()
             inside = logits(model)
             for layer in adapted_layers(model):
-                support = layer.support(["a"])
+                support = layer.support(["default"])
                 sums = shifted(layer.originals(support, layer.stored_weight), support.deltas)
                 assert same_bits(swap.read(layer.get_base_layer().weight, support), sums)
         monkeypatch.undo()
