@@ -12,11 +12,10 @@ from functools import cache
 from math import ceil
 
 import torch
+from torch import Tensor
 
-from neuroada.errors import MissingInputError
-
-OLDEST_TRITON = (3, 0)
-"""The kernels were compiled for sm_80 and sm_90, and interpreted, with Triton 3.0.0 and 3.9.0."""
+OLDEST_TRITON = (3, 2)
+"""What torch 2.6 came with. The kernels were compiled for sm_80 and sm_90 with 3.2.0 and 3.9.0; 3.0.0 cannot."""
 
 OLDEST_CAPABILITY = (8, 0)
 """What Triton itself supports; older GPUs have no bfloat16 either."""
@@ -70,11 +69,9 @@ def available() -> tuple[bool, str]:
     return True, f"triton {version} on {name}"
 
 
-def require_available() -> None:
-    """Raise MissingInputError with the reason where the kernels cannot be used."""
-    usable, reason = available()
-    if not usable:
-        raise MissingInputError("Running the Triton kernels", reason, 'Use the plain torch path (backend="torch")')
+def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
+    """`triton_product.sampled_product`, whose module is imported here."""
+    return importlib.import_module("neuroada.ops.sparse_delta.triton_product").sampled_product(x, dy, indices, neurons)
 
 
 def panel_tokens(element_size: int) -> int:

@@ -34,19 +34,25 @@ class _Layer:
 
     weight: FrozenWeight
     support: Support
+    shape: torch.Size = field(init=False)
     weight_at: tuple[object, ...] = field(init=False)
     deltas_at: tuple[object, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.shape = self.weight.alias().shape
         self.weight_at, self.deltas_at = _place(self.weight.alias()), _place(self.support.deltas)
 
-    @property
     def version(self) -> int:
         parameter = self.weight.parameter
         return -1 if parameter is None else version_of(parameter)
 
     def is_moved(self) -> bool:
         return _place(self.weight.alias()) != self.weight_at
+
+    def is_lost(self, version: int) -> bool:
+        """Whether the weight was written to since that version, has another shape, or has no memory any more."""
+        alias = self.weight.alias()
+        return self.version() != version or alias.shape != self.shape or not alias.untyped_storage().nbytes()
 
     def restore(self, originals: Tensor) -> None:
         """Write the originals back where the weight lies now, cast as the weight was, if it was."""
@@ -134,19 +140,21 @@ class _Group:
             integer=INTEGERS[self.index_dtype], fields=len(FIELDS), block=BLOCK,
         )  # fmt: skip
 
-    def changed(self) -> list[bool]:
-        """Of each weight, whether it was written to since `versions` were noted."""
-        return [layer.version != version for layer, version in zip(self.layers, self.versions, strict=True)]
+    def lost(self) -> list[bool]:
+        """Of each weight, whether the originals no longer belong to it."""
+        return [layer.is_lost(version) for layer, version in zip(self.layers, self.versions, strict=True)]
 
     def restore(self) -> None:
-        """Give the originals back to all weights that were not written to, wherever they lie now."""
-        changed, moved = self.changed(), [layer.is_moved() for layer in self.layers]
-        skipped = [number for number, flags in enumerate(zip(changed, moved, strict=True)) if any(flags)]
-        table = self.table.clone() if skipped else self.table
-        table[skipped, FIELDS.index("count")] = 0
+        """Give the originals back to all weights that they belong to, wherever those lie now."""
+        lost, moved = self.lost(), [layer.is_moved() for layer in self.layers]
+        skipped = [number for number, flags in enumerate(zip(lost, moved, strict=True)) if any(flags)]
+        table = self.table
+        if skipped:
+            table = table.clone()
+            table[skipped, FIELDS.index("count")] = 0
         self.launch("restore", table)
         for number, originals in enumerate(self.originals.split(self.sizes)):
-            if moved[number] and not changed[number]:
+            if moved[number] and not lost[number]:
                 self.layers[number].restore(originals)
 
 
@@ -198,7 +206,7 @@ class SwapPlan:
         if not self.written:
             self._require_unmoved()
             for group in self._groups:
-                group.versions = [layer.version for layer in group.layers]
+                group.versions = [layer.version() for layer in group.layers]
                 group.launch("read")
             self.written = True
         self.refresh()
@@ -221,19 +229,19 @@ class SwapPlan:
         A weight that was moved or cast meanwhile gets them too, in plain torch.
 
         Raises:
-            WeightError: weights were written to in the meantime, so that their originals no longer belong to them; they
-                stay as they are, and all others are restored.
+            WeightError: weights were written to, given another shape or freed in the meantime, so that their originals
+                no longer belong to them; they stay as they are, and all others are restored.
         """
         if not self.written:
             return
         for group in self._groups:
             group.restore()
         self.written = False
-        changed = sum(sum(group.changed()) for group in self._groups)
-        if changed:
+        lost = sum(sum(group.lost()) for group in self._groups)
+        if lost:
             raise WeightError(
                 "Taking supports out of weights",
-                f"{changed} of {len(self)} weights were written to while their supports were in",
+                f"{lost} of {len(self)} weights were written to, reshaped or freed while their supports were in",
                 "Load the base weights again while no supports are in",
             )
 

@@ -51,7 +51,8 @@ def panels_kernel(
 
 @triton.jit
 def product_kernel(
-    panels, dy, indices, neurons, sums, tokens, count, entries, panel_stride, stride_b, stride_o, panel_count, length,
+    panels, dy, indices, neurons, sums, tokens, count, entries, panel_step, dy_step, stride_b, stride_o,
+    panel_count, length,
     chosen: tl.constexpr, per_panel: tl.constexpr, block_neurons: tl.constexpr, block_entries: tl.constexpr,
 ):  # fmt: skip
     blocks = (entries + block_entries - 1) // block_entries
@@ -69,15 +70,15 @@ def product_kernel(
     first = part * length
     lane = tl.arange(0, per_panel)
     token = first * per_panel + lane
-    x_at = panels + first * panel_stride + column[:, :, None] * per_panel + lane[None, None, :]
+    x_at = panels + first * panel_step + column[:, :, None] * per_panel + lane[None, None, :]
     dy_at = dy + neuron[:, None] * stride_o + token[None, :] * stride_b
     total = tl.full([block_neurons, block_entries, per_panel], 0.0, tl.float32)
     for _ in range(0, tl.minimum(length, panel_count - first)):
         x_tile = tl.load(x_at, mask=inside[:, :, None], other=0.0).to(tl.float32)
         dy_tile = tl.load(dy_at, mask=(row < count)[:, None] & (token < tokens)[None, :], other=0.0).to(tl.float32)
         total = tl.fma(x_tile, tl.broadcast_to(dy_tile[:, None, :], [block_neurons, block_entries, per_panel]), total)
-        x_at += panel_stride
-        dy_at += per_panel * stride_b
+        x_at += panel_step
+        dy_at += dy_step
         token += per_panel
     tl.store(sums + part * count * entries + at, tl.reduce(total, 2, _sum_combine), mask=inside)
 
@@ -103,7 +104,7 @@ def token_panels(x: Tensor, columns: Tensor | None = None) -> Tensor:
     panels = x.new_empty(triton.cdiv(tokens, per_panel), width, per_panel)
     launch(
         panels_kernel, (triton.cdiv(width, COLUMNS), len(panels)), x.device,
-        x, x if columns is None else columns.contiguous(), panels, tokens, width, x.stride(0), x.stride(1),
+        x, x if columns is None else columns.contiguous(), panels, tokens, width, *x.stride(),
         chosen=columns is not None, per_panel=per_panel, block=COLUMNS,
     )  # fmt: skip
     return panels
@@ -145,7 +146,7 @@ def panel_product(panels: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor |
     launch(
         product_kernel, (triton.cdiv(count, block_neurons) * triton.cdiv(entries, block_entries), parts), dy.device,
         panels, dy, indices.contiguous(), indices if neurons is None else neurons.contiguous(), sums,
-        tokens, count, entries, panels.stride(0), dy.stride(0), dy.stride(1), len(panels), length,
+        tokens, count, entries, panels.stride(0), per_panel * dy.stride(0), *dy.stride(), len(panels), length,
         chosen=neurons is not None, per_panel=per_panel, block_neurons=block_neurons, block_entries=block_entries,
         num_warps=4 if block_neurons * block_entries <= 64 else 8,
     )  # fmt: skip

@@ -1,0 +1,41 @@
+"""The Triton kernels as the tests run them: compiled for a GPU where there is one, else interpreted on the CPU.
+
+Triton looks at TRITON_INTERPRET when a kernel is decorated, that is when the kernels' modules are imported, whenever
+triton itself was; so it is set for that moment alone, and no other test sees it.
+"""
+
+import os
+
+import pytest
+import torch
+
+from .cases import Problem, storage_bytes
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") or not torch.cuda.is_available()
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+
+with pytest.MonkeyPatch.context() as patch:
+    if INTERPRETED:
+        patch.setenv("TRITON_INTERPRET", "1")
+    from neuroada.ops.sparse_delta import triton, triton_launch, triton_plan, triton_product, triton_swap
+
+assert triton_launch.INTERPRETED == INTERPRETED, "another test imported the kernels first"
+
+__all__ = ["DEVICE", "INTERPRETED", "here", "moved", "triton", "triton_launch", "triton_plan", "triton_product",
+           "triton_swap"]  # fmt: skip
+
+
+def moved(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor on the device, with all the memory that it is a view of."""
+    memory = storage_bytes(tensor).to(DEVICE).untyped_storage()
+    place = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return torch.empty(0, dtype=tensor.dtype, device=DEVICE).set_(memory, *place)
+
+
+def here(problem: Problem) -> Problem:
+    """A problem on the device, its weight laid out as before."""
+    names = ("x", "weight", "indices", "deltas", "bias", "neurons")
+    tensors = {name: getattr(problem, name) for name in names}
+    return problem.with_(**{name: None if tensor is None else moved(tensor) for name, tensor in tensors.items()})
