@@ -52,12 +52,25 @@ def test_record_says_where_and_with_what(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([4.0], (4, 4, 4)), ([1.0, 2.0], (1.2, 1.5, 1.8)), ([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], (2, 3.5, 5))],
+    [
+        ([0.1 * 3] * 5, (0.3, 0.3, 0.3)),
+        ([4.0], (4, 4, 4)),
+        ([1.0, 2.0], (1.2, 1.5, 1.8)),
+        ([5.0, 1.0, 3.0, 2.0, 4.0, 6.0], (2, 3.5, 5)),
+    ],
 )
 def test_percentiles(values, expected):
     measured = Measurement.of(values, "s")
     assert (measured.p20, measured.p50, measured.p80) == pytest.approx(expected)
     assert measured.n == len(values)
+
+
+def test_equal_values_have_ordered_percentiles():
+    values = [0.1, 0.7, 1 / 3, 1.0]
+    for value in values:
+        for count in range(2, 40):
+            measured = Measurement.of([value] * count, "s")
+            assert measured.p20 <= measured.p50 <= measured.p80
 
 
 def test_a_line_cut_short_does_not_swallow_the_next(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,8 +40,9 @@ class Measurement(_Strict):
         """Percentiles of at least one value, interpolated between neighbours."""
         if len(values) == 1:
             return cls.count(values[0], unit)
-        fifths, halves = quantiles(values, n=5, method="inclusive"), quantiles(values, n=2, method="inclusive")
-        return cls(unit=unit, p20=fifths[0], p50=halves[0], p80=fifths[3], n=len(values))
+        fifths, middle = quantiles(values, n=5, method="inclusive"), median(values)
+        low, high = min(fifths[0], middle), max(fifths[3], middle)  # equal values may interpolate to a bit beside
+        return cls(unit=unit, p20=low, p50=middle, p80=high, n=len(values))
 
     @classmethod
     def count(cls, value: float, unit: str) -> Measurement:

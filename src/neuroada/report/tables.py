@@ -1,0 +1,98 @@
+"""Records to Markdown tables, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from neuroada.measure.record import Measurement, Record
+from neuroada.report.figure5 import figure5_table
+from neuroada.report.op import op_table, product_table
+from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
+from neuroada.report.table1 import table1
+from neuroada.report.text import NOT_MEASURED, markdown, mebibytes, ratio_text, seconds_text
+
+Table = Callable[[Sequence[Record]], str]
+
+
+def step_table(records: Sequence[Record]) -> str:
+    """Whole training steps: one table for each model, batch, dtype and machine, the fastest method first."""
+    groups = grouped(record for record in records if record.kind == "step")
+    return "\n\n".join(_step_group(group) for group in groups) or NOT_MEASURED
+
+
+def step_rows(group: Group) -> list[list[str]]:
+    """The cells of a step table, the fastest method first and failures last."""
+    rows = sorted(group.rows, key=lambda row: (row.p50("ratio_to_frozen") is None, row.p50("ratio_to_frozen") or 0))
+    return [_step_cells(row, group) for row in rows]
+
+
+STEP_HEADER = ("method", "step", "to the frozen limit", "to LoRA", "memory over the limit", "trained")
+
+
+def _step_group(group: Group) -> str:
+    record = group.newest
+    layers = record.shape.sizes.get("layers")
+    where = f"{record.shape.name}" + (f" ({layers} layers)" if layers else "")
+    rounds = max((row.measurements["step_time"].n for row in group.rows if "step_time" in row.measurements), default=0)
+    heading = (
+        f"**{where}**, {record.batch} × {record.sequence} tokens, {record.dtype}. {machine_text(record.machine)}; "
+        f"medians of {rounds} rounds [20th–80th percentile]; {source_text(group.records)}."
+    )
+    return f"{heading}\n\n{markdown(STEP_HEADER, step_rows(group))}"
+
+
+def _step_cells(row: Row, group: Group) -> list[str]:
+    trained = row.p50("trained_parameters")
+    cells = [
+        seconds_text(row.p50("step_time")),
+        ratio_text(row.measurements.get("ratio_to_frozen"), spread=True),
+        ratio_text(row.measurements.get("ratio_to_lora")),
+        mebibytes(memory_over_frozen(row, group), sign=True),
+        "—" if trained is None else f"{trained:,.0f}",
+    ]
+    if row.failure is not None:
+        cells[0] = row.failure if cells[0] == "—" else f"{cells[0]} ({row.failure})"
+    return [row.label, *cells]
+
+
+def memory_over_frozen(row: Row, group: Group) -> float | None:
+    """Peak memory over the frozen limit's, of the same run where it is there, in bytes."""
+    peak = row.p50("peak_memory")
+    if peak is None or row.method == "frozen":
+        return None
+    run = row.runs["peak_memory"]
+    of_run = [r.measurements.get("peak_memory") for r in group.records if r.method == "frozen" and r.run == run]
+    limit = next((found.p50 for found in of_run if isinstance(found, Measurement)), None)
+    frozen = group.find("frozen")
+    if limit is None and frozen is not None:
+        limit = frozen.p50("peak_memory")
+    return None if limit is None else peak - limit
+
+
+TABLES: dict[str, Table] = {
+    "step": step_table,
+    "op": op_table,
+    "product": product_table,
+    "table1": table1,
+    "figure5": figure5_table,
+}
+"""What `<!-- table:NAME -->` in a Markdown file can name."""
+
+
+def matching(records: Iterable[Record], wanted: dict[str, str]) -> list[Record]:
+    """Records that have each wanted value: of shape (its name), layers, device (its beginning), or a field."""
+    return [record for record in records if all(_value(record, key, value) for key, value in wanted.items())]
+
+
+def _value(record: Record, key: str, value: str) -> bool:
+    if key == "device":
+        kind = "cpu" if record.machine.device.startswith("cpu") else "cuda"
+        return value == kind
+    if key == "shape":
+        return record.shape.name == value
+    if key == "layers":
+        return str(record.shape.sizes.get("layers")) == value
+    return str(getattr(record, key)) == value
+
+
+FILTERS = ("shape", "layers", "device", "dtype", "batch", "sequence", "method", "run")

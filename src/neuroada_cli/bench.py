@@ -1,0 +1,200 @@
+"""neuroada bench: measure, and render what was measured."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Measure cost against every peer, and render the records."
+)
+
+RESULTS = Path("benchmarks", "results")
+
+Shape = Annotated[str | None, typer.Option(help="Model by name; its weights are random.", show_default=False)]
+Batch = Annotated[int, typer.Option(help="Sequences, or images.")]
+Sequence = Annotated[
+    int | None, typer.Option("--seq", help="Tokens of a sequence; default: the shape's.", show_default=False)
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Methods = Annotated[str, typer.Option(help="Names separated by commas, or all; frozen is always among them.")]
+PerNeuron = Annotated[list[int], typer.Option("--k", help="Entries of a neuron, for each sparse method; repeatable.")]
+Rounds = Annotated[int, typer.Option(help="Timed calls of each method.")]
+Warmup = Annotated[int, typer.Option(help="Calls before those.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Of weights, inputs and the order of methods.")]
+List = Annotated[bool, typer.Option("--list", help="Print the known shapes and methods, and stop.")]
+
+
+@app.command()
+def step(
+    shape: Shape = None,
+    layers: Annotated[int | None, typer.Option(help="Blocks; default: the shape's.", show_default=False)] = None,
+    batch: Batch = 2,
+    sequence: Sequence = None,
+    dtype: Dtype = "bfloat16",
+    methods: Methods = "neuroada,lora",
+    k: PerNeuron = [1],  # noqa: B006 (typer copies it)
+    rounds: Rounds = 10,
+    warmup: Warmup = 2,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 0,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Time steps, interleaved in one process.")] = True,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, a process each.")] = True,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "step.jsonl",
+    list_: List = False,
+) -> None:
+    """Whole training steps: time and peak memory against the frozen limit."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.step import StepPlan, run_step
+        from neuroada.report.rows import grouped
+        from neuroada.report.tables import STEP_HEADER, step_rows
+    if list_:
+        return _print_known(console)
+    plan = StepPlan(
+        shape=_required(shape),
+        layers=layers,
+        batch=batch,
+        sequence=sequence,
+        dtype=dtype,
+        methods=_methods(methods),
+        per_neuron=tuple(k),
+        rounds=rounds if time else 0,
+        warmup=warmup,
+        memory=memory,
+        device=device,
+        seed=seed,
+        threads=threads,
+    )
+    records = run_step(plan, console)
+    _keep(console, output, records)
+    for group in grouped(records):
+        _print_table(console, STEP_HEADER, step_rows(group))
+
+
+@app.command()
+def op(
+    shape: Shape = None,
+    batch: Batch = 2,
+    sequence: Sequence = None,
+    dtype: Dtype = "bfloat16",
+    methods: Methods = "neuroada,lora",
+    k: PerNeuron = [1, 20],  # noqa: B006 (typer copies it)
+    part: Annotated[
+        list[str],
+        typer.Option(help="layer: methods on each layer size. product: our gradient and swap alone. Repeatable."),
+    ] = ["layer", "product"],  # noqa: B006 (typer copies it)
+    rounds: Rounds = 10,
+    warmup: Warmup = 2,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "op.jsonl",
+    list_: List = False,
+) -> None:
+    """Layer by layer: time, dense products and saved bytes, and our products alone."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from rich.markdown import Markdown
+
+        from neuroada.measure.op import OpPlan, run_op
+        from neuroada.report.op import op_table, product_table
+    if list_:
+        return _print_known(console)
+    plan = OpPlan(
+        shape=_required(shape),
+        batch=batch,
+        sequence=sequence,
+        dtype=dtype,
+        methods=_methods(methods),
+        per_neuron=tuple(k),
+        parts=tuple(part),
+        rounds=rounds,
+        warmup=warmup,
+        device=device,
+        seed=seed,
+        threads=threads,
+    )
+    records = run_op(plan, console)
+    _keep(console, output, records)
+    tables = {"layer": op_table, "product": product_table}
+    for name in plan.parts:
+        console.print(Markdown(tables[name](records)))
+
+
+@app.command()
+def render(
+    root: Annotated[Path, typer.Option(help="Repository with README.md, docs and benchmarks/results.")] = Path("."),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if something would change.")
+    ] = False,
+) -> None:
+    """Make the tables and figures of README.md and docs anew from the records."""
+    console = _console()
+    from neuroada.errors import MissingInputError
+    from neuroada.report.render import render as run
+
+    if not (root / "README.md").is_file():
+        raise MissingInputError(f"--root {root}", "no README.md there", "Run this in a clone, or name it with --root")
+    changed = run(root, check)
+    for path in changed:
+        console.print(f"{'stale' if check else 'rendered'}  {path}", soft_wrap=True)
+    if check and changed:
+        console.print("Run `neuroada bench render` and commit what it writes.")
+        raise typer.Exit(1)
+
+
+def _console() -> Any:
+    import warnings
+
+    from rich.console import Console
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    return Console(highlight=False)
+
+
+def _required(shape: str | None) -> str:
+    from neuroada.errors import ConfigError
+    from neuroada.measure.shapes import SHAPES
+
+    if shape is None:
+        raise ConfigError("a benchmark without --shape", "no model is named", f"Known: {', '.join(SHAPES)}")
+    return shape
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    from neuroada.measure.methods import METHODS
+
+    return tuple(METHODS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _print_known(console: Any) -> None:
+    from neuroada.measure.methods import METHODS
+    from neuroada.measure.shapes import SHAPES
+
+    for shape in SHAPES.values():
+        sizes = ", ".join(f"{name} {size:,}" for name, size in shape.described().sizes.items())
+        console.print(f"{shape.name:<16}  {sizes}", soft_wrap=True)
+    console.print(f"\nMethods: {', '.join(METHODS)}", soft_wrap=True)
+
+
+def _keep(console: Any, output: Path, records: Any) -> None:
+    from neuroada.measure.record import append_records
+
+    append_records(output, records)
+    console.print(f"{len(records)} records appended to {output}", soft_wrap=True)
+
+
+def _print_table(console: Any, header: Any, rows: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
