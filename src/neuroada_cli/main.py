@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from neuroada_cli import train
+from neuroada_cli import bench, train
 
 
 class _Boundary(TyperGroup):
@@ -53,3 +53,4 @@ def main() -> None:
 
 
 app.command("train")(train.train)
+app.add_typer(bench.app, name="bench")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
+COMMANDS = ([], ["train"], ["bench"], ["bench", "step"], ["bench", "op"], ["bench", "render"])
 RUN = "from neuroada_cli.main import app; app(prog_name='neuroada')"
 
 
@@ -24,7 +25,7 @@ def neuroada(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_the_snapshot():
-    printed = neuroada("--help").stdout + neuroada("train", "--help").stdout
+    printed = "".join(neuroada(*command, "--help").stdout for command in COMMANDS)
     assert printed == HELP.read_text(), f"if this is meant, write the new help to {HELP}"
 
 
