@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from neuroada_cli import bench, train
+from neuroada_cli import bench, plan, train
 
 
 class _Boundary(TyperGroup):
@@ -52,5 +52,6 @@ def main() -> None:
     """Fine-tune Hugging Face models by training a handful of bypass weights per neuron."""
 
 
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.add_typer(bench.app, name="bench")

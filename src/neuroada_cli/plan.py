@@ -1,0 +1,65 @@
+"""neuroada plan: what training would need, without the weights."""
+
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    model: Annotated[
+        str, typer.Option(help="Directory, hub id or shape name, such as Llama-3-8B; only its configuration is read.")
+    ],
+    method: Annotated[
+        str, typer.Option(help="Method to show first: neuroada, lora, mask or full; the others stand beside it.")
+    ] = "neuroada",
+    k: Annotated[int, typer.Option(help="Deltas a neuron, and entries a neuron of the mask.")] = 1,
+    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
+    batch: Annotated[int, typer.Option(help="Sequences a step.")] = 1,
+    seq: Annotated[int, typer.Option(help="Tokens a sequence.")] = 1024,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="h200, h100, a100-80, a100-40, l40s, rtx-4090, t4, cpu for this machine, or memory such as 24GiB."
+        ),
+    ] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Type of the base weights: bfloat16, float16 or float32.")] = "bfloat16",
+    checkpointing: Annotated[
+        bool, typer.Option(help="Whether the peak counts blocks as computed again in backward.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what training would change, write and need in memory, without the model's weights."""
+    import json
+    import warnings
+
+    from rich.console import Console
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    console = Console(highlight=False)
+    progress = Console(stderr=True, highlight=False)
+    with progress.status("Loading PyTorch, Transformers and PEFT") as status:
+        import neuroada  # noqa: F401 (makes the method known to PEFT)
+        from neuroada.errors import MissingInputError
+        from neuroada.measure.shapes import SHAPES, find_shape
+        from neuroada.runs import plan as plans
+        from neuroada.runs import plan_table
+        from neuroada.runs.devices import find_device
+        from neuroada.runs.near import near
+        from neuroada.runs.skeleton import load_config
+
+        plans.require_known(method)
+        found = find_device(device)
+        known = {name.lower() for name in SHAPES}
+        try:
+            config = find_shape(model).config() if model.lower() in known else load_config(model)
+        except MissingInputError as error:
+            raise MissingInputError(
+                error.asked, error.found, f"{error.do}, or a shape. {near(model, SHAPES)}"
+            ) from error
+        request = plans.Request(config, found, dtype, k, rank, batch, seq, checkpointing)
+        methods = dict.fromkeys((method, *plans.LABELS))
+        done = plans.plan(request, methods, status.update)
+    if as_json:
+        console.print_json(json.dumps(plan_table.plan_as_dict(request, model, done)))
+    else:
+        plan_table.print_plan(console, request, model, done)
