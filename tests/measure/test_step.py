@@ -11,39 +11,17 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from neuroada.errors import ConfigError
-from neuroada.measure import methods, shapes, step
+from neuroada.measure import methods, step
 from neuroada.measure.clock import PeakMemory, seconds
 from neuroada.measure.methods import METHODS, Method, Trainee, choose_methods, wrap_copy
 from neuroada.measure.process import ProcessDiedError, call_in_fresh_process
 from neuroada.measure.rounds import Rounds, Row, Timed
-from neuroada.measure.shapes import ModelShape, adapted_names
+from neuroada.measure.shapes import adapted_names
 from neuroada.measure.step import Stepper, StepPlan, run_step
 
 CPU = torch.device("cpu")
-TINY = ModelShape(
-    "tiny",
-    LlamaForCausalLM,
-    "llama",
-    {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 99,
-        "use_cache": False,
-    },
-    sequence=6,
-    longest=32,
-)
-
-
-@pytest.fixture(autouse=True)
-def _tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
 
 
 def plan(**fields) -> StepPlan:

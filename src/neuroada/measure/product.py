@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from neuroada.errors import ConfigError
 from neuroada.measure.clock import free, seconds
 from neuroada.measure.record import Measurement
 from neuroada.measure.rounds import Rounds, Row, Timed
-from neuroada.ops.backend import BACKENDS, missing_parts, resolve_backend, set_backend
+from neuroada.ops.backend import BACKENDS, backend_for, set_backend
 from neuroada.ops.sparse_delta import FrozenWeight, Support, with_support
 from neuroada.ops.sparse_delta.gradient import delta_gradient
 from neuroada.selection import select
@@ -27,19 +27,7 @@ COPY_BYTES = 1 << 28
 GEMM, COPY = "gemm", "copy"
 
 
-def possible_backends(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Those that can run here, each of which is timed."""
-    possible = []
-    for name in BACKENDS:
-        try:
-            chosen, _ = resolve_backend(name, device=device.type, dtype=dtype, missing=missing_parts())
-        except ConfigError:
-            continue
-        possible.append(chosen)
-    return list(dict.fromkeys(possible))
-
-
-@contextmanager
+@contextlib.contextmanager
 def pinned(backend: str) -> Iterator[None]:
     """Compute with this backend meanwhile."""
     set_backend(backend)
@@ -47,6 +35,15 @@ def pinned(backend: str) -> Iterator[None]:
         yield
     finally:
         set_backend(os.environ.get("NEUROADA_BACKEND", "auto"))
+
+
+def possible_backends(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Those that can run here, each of which is timed."""
+    possible = []
+    for name in BACKENDS:
+        with contextlib.suppress(ConfigError), pinned(name):
+            possible.append(backend_for(device.type, dtype)[0])
+    return list(dict.fromkeys(possible))
 
 
 def time_products(weight: Tensor, x: Tensor, dy: Tensor, per_neuron: Sequence[int], rounds: Rounds) -> list[Row]:
