@@ -7,7 +7,7 @@ import torch
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear, held
 from neuroada.errors import MergeError, NeuroAdaError, WeightError
-from neuroada.ops.sparse_delta import is_held, swap
+from neuroada.ops.sparse_delta import holding, is_held, read
 from neuroada.ops.sparse_delta.torch import shifted
 from specimens import MODES, adapted, base_weights, changed, fill, logits, same_bits, tiny, token_ids
 
@@ -262,7 +262,7 @@ def test_a_step_inside_writes_each_delta_once_and_keeps_the_originals(coverage, 
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     released = []
     with held(model):
-        monkeypatch.setattr(swap, "release", lambda weight: released.append(weight))
+        monkeypatch.setattr(holding, "release", lambda weight: released.append(weight))
         for _ in range(3):
             model(input_ids=token_ids(), labels=token_ids()).loss.backward()
             optimiser.step()
@@ -270,7 +270,7 @@ def test_a_step_inside_writes_each_delta_once_and_keeps_the_originals(coverage, 
             for layer in adapted_layers(model):
                 support = layer.support(["default"])
                 sums = shifted(layer.originals(support, layer.stored_weight), support.deltas)
-                assert same_bits(swap.read(layer.get_base_layer().weight, support), sums)
+                assert same_bits(read(layer.get_base_layer().weight, support), sums)
         monkeypatch.undo()
     assert not released
     assert same_bits(logits(model), inside)

@@ -13,6 +13,7 @@ from neuroada.ops.sparse_delta import (
     FrozenWeight,
     function,
     hold,
+    holding,
     is_contended,
     is_held,
     release,
@@ -73,7 +74,7 @@ def test_release_can_be_repeated_after_an_interrupt(problem, monkeypatch):
     before = storage_bytes(problem.weight)
     hold(problem.frozen, problem.support)
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "version_of", interrupt)
+        patch.setattr(holding, "version_of", interrupt)
         with pytest.raises(KeyboardInterrupt):
             release(problem.frozen)
     release(problem.frozen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import nn
 from torch.autograd.graph import increment_version
@@ -11,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
-from neuroada.ops.sparse_delta import FrozenWeight, hold, is_held, refresh, release
+from neuroada.ops.sparse_delta import HeldTogether, is_held
 
 
 @contextmanager
@@ -30,39 +31,40 @@ def held(model: nn.Module) -> Iterator[None]:
     Raises:
         WeightError: on leaving, base weights turn out to have been loaded inside.
     """
-    uses = storage_uses(model)
-    entered: list[tuple[NeuroAdaLinear, FrozenWeight, list[str]]] = []
+    layers = _layers_to_hold(model)
+    together = HeldTogether([(layer.frozen_weight(names), partial(layer.support, names)) for layer, names in layers])
 
     def after_optimiser_step(*_: object) -> None:
-        for layer, weight, names in entered:
+        for layer, names in layers:
             increment_version(layer.support(names).sources)  # fused optimisers do not
-            refresh(weight, layer.support(names))
+        together.refresh()
 
     hook = register_optimizer_step_post_hook(after_optimiser_step)
     try:
-        for layer in model.modules():
-            if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
-                continue
-            names = layer.present(layer.active_adapters)
-            weight = layer.frozen_weight(names)
-            parameter = weight.parameter
-            if not names or weight.mode != "inplace" or type(parameter) is not nn.Parameter or parameter.is_meta:
-                continue
-            if uses[parameter.untyped_storage().data_ptr()] > 1 or is_held(parameter):
-                continue
-            entered.append((layer, weight, names))
-            hold(weight, layer.support(names))
+        together.hold()
         yield
     finally:
-        failed: BaseException | None = None
-        for _, weight, _ in entered:
-            try:
-                release(weight)
-            except KeyboardInterrupt as interrupt:  # finish first
-                release(weight)
-                failed = interrupt
-            except BaseException as error:  # release the others all the same
-                failed = error
-        hook.remove()
-        if failed is not None:
-            raise failed
+        try:
+            together.release()
+        except KeyboardInterrupt:  # finish first
+            together.release()
+            raise
+        finally:
+            hook.remove()
+
+
+def _layers_to_hold(model: nn.Module) -> list[tuple[NeuroAdaLinear, list[str]]]:
+    """Layers whose active deltas can stand in a weight of their own, with the names of their adapters."""
+    uses = storage_uses(model)
+    found = []
+    for layer in model.modules():
+        if not isinstance(layer, NeuroAdaLinear) or layer.merged or layer.disable_adapters:
+            continue
+        names = layer.present(layer.active_adapters)
+        weight = layer.frozen_weight(names)
+        parameter = weight.parameter
+        if not names or weight.mode != "inplace" or type(parameter) is not nn.Parameter or parameter.is_meta:
+            continue
+        if uses[parameter.untyped_storage().data_ptr()] == 1 and not is_held(parameter):
+            found.append((layer, names))
+    return found

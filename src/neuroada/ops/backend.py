@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import torch
@@ -19,8 +18,6 @@ _COMPILED: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
     "numba": ("cpu", (torch.float32, torch.bfloat16)),
 }
 """For each compiled backend the device type and the dtypes it computes with."""
-
-_INSTALL = {"triton": "a CUDA build of torch brings it", "numba": "pip install neuroada[cpu]"}
 
 _pinned = os.environ.get("NEUROADA_BACKEND", "auto")
 
@@ -103,22 +100,7 @@ def _obstacle(name: str, device: str, dtype: torch.dtype, missing: str | None) -
         return f"{name} runs on {made_for}, and the tensors are on {device}"
     if dtype not in dtypes:
         return f"{name} does not compute in {str(dtype).removeprefix('torch.')}"
-    return f"{missing} ({_INSTALL[name]})" if missing else None
-
-
-def missing_parts() -> dict[str, str | None]:
-    """For each compiled backend, why it cannot run on this machine, or None; imports neither."""
-    return {"triton": _triton_missing(), "numba": None if find_spec("numba") else "numba is not installed"}
-
-
-def _triton_missing() -> str | None:
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
-        return "triton is not installed"
-    return None if int(found.split(".")[0]) >= 3 else f"triton {found} is older than 3.0"
+    return missing
 
 
 def set_backend(name: str) -> None:
@@ -140,6 +122,26 @@ def backend_for(device: str, dtype: torch.dtype) -> tuple[str, str]:
     return _resolved(_pinned, device, dtype)
 
 
+def uses_kernels(tensor: torch.Tensor) -> bool:
+    """Whether supports are written to this weight by Triton kernels."""
+    return tensor.is_cuda and backend_for("cuda", torch.float32)[0] == "triton"
+
+
 @lru_cache
 def _resolved(requested: str, device: str, dtype: torch.dtype) -> tuple[str, str]:
-    return resolve_backend(requested, device=device, dtype=dtype, missing=missing_parts())
+    missing = {name: check() for name, check in _CHECKS.items() if _COMPILED[name][0] == device}
+    return resolve_backend(requested, device=device, dtype=dtype, missing=missing)
+
+
+def _triton_missing() -> str | None:
+    from neuroada.ops.sparse_delta import triton
+
+    usable, reason = triton.available()
+    return None if usable else reason
+
+
+def _numba_missing() -> str | None:
+    return None if find_spec("numba") else "numba is not installed (pip install neuroada[cpu])"
+
+
+_CHECKS = {"triton": _triton_missing, "numba": _numba_missing}

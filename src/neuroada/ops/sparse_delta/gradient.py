@@ -5,15 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from neuroada.ops.backend import backend_for
-from neuroada.ops.sparse_delta import library, torch
+from neuroada.ops.sparse_delta import library, torch, triton
 
-DENSE_ABOVE = {"torch": 1 / 256, "numba": 1 / 16, "triton": 1 / 16}
+DENSE_ABOVE = {"torch": 1 / 256, "numba": 1 / 16}
 """Fraction of a row above which the dense product, gathered, is used instead of the sampled one.
 
 Measured with 1,024 tokens on Cascade Lake cores (AVX-512, no bfloat16 instructions). torch, I=2048, O=5504, two cores:
 equally fast at K=4 to 5 in float32 and at K=11 in bfloat16, that is at 1/450 and 1/190 of a row. numba, one core: at
-1/15 of a row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. triton: a choice, not yet measured
-on a GPU.
+1/15 of a row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. Triton's is in triton.py.
 """
 
 
@@ -35,7 +34,8 @@ def delta_gradient(
     """
     backend, _ = backend_for(x.device.type, x.dtype)
     if product == "auto":
-        product = "dense" if indices.shape[1] > DENSE_ABOVE[backend] * x.shape[1] else "sparse"
+        above = triton.DENSE_ABOVE[x.element_size()] if backend == "triton" else DENSE_ABOVE[backend]
+        product = "dense" if indices.shape[1] > above * x.shape[1] else "sparse"
     if product == "dense":
         return torch.dense_product(x, dy, indices, neurons)
     if backend == "torch":

@@ -26,9 +26,9 @@ def _on_cpu(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None) -> T
 
 @torch.library.impl(LIBRARY, "sampled_product", "CUDA")
 def _on_cuda(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
-    from neuroada.ops.sparse_delta import triton
+    from neuroada.ops.sparse_delta import triton_product
 
-    return triton.sampled_product(x, dy, indices, neurons)
+    return triton_product.sampled_product(x, dy, indices, neurons)
 
 
 @torch.library.register_fake("neuroada::sampled_product", lib=LIBRARY)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from neuroada.ops.sparse_delta.support import Support
+
 BLOCK_ENTRIES = 1 << 20
 """Entries of x, or of dense rows, that the gradient works on at a time: 4 MiB in float32. A choice, not measured."""
 
@@ -49,6 +51,20 @@ def shifted(originals: Tensor, deltas: Tensor) -> Tensor:
     wide = torch.promote_types(originals.dtype, torch.float32)
     summed = (originals.to(wide) + deltas.to(wide)).to(originals.dtype)
     return torch.where(deltas == 0, originals, summed)
+
+
+@torch.no_grad()
+def entries(weight: Tensor, support: Support) -> tuple[Tensor, Tensor, Tensor]:
+    """(positions, originals, originals + deltas) of a support in a weight [O, I], each [N, K]; positions are int64, in
+    `flat(weight)`."""
+    where = positions(weight, support.indices, support.neurons)
+    originals = flat(weight).take(where)
+    return where, originals, shifted(originals, support.deltas)
+
+
+def read(weight: Tensor, support: Support) -> Tensor:
+    """The entries of a weight [O, I] at a support: [N, K] in the weight's dtype."""
+    return flat(weight).take(positions(weight, support.indices, support.neurons))
 
 
 def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:

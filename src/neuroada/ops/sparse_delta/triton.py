@@ -12,7 +12,6 @@ from functools import cache
 from math import ceil
 
 import torch
-from torch import Tensor
 
 OLDEST_TRITON = (3, 2)
 """What torch 2.6 came with. The kernels were compiled for sm_80 and sm_90 with 3.2.0 and 3.9.0; 3.0.0 cannot."""
@@ -67,11 +66,6 @@ def available() -> tuple[bool, str]:
     except Exception as error:  # a missing C compiler, an old driver: whatever it is, it is told
         return False, f"triton {version} cannot launch a kernel on {name} ({type(error).__name__}: {error})"
     return True, f"triton {version} on {name}"
-
-
-def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
-    """`triton_product.sampled_product`, whose module is imported here."""
-    return importlib.import_module("neuroada.ops.sparse_delta.triton_product").sampled_product(x, dy, indices, neurons)
 
 
 def panel_tokens(element_size: int) -> int:

@@ -175,19 +175,28 @@ class SwapPlan:
 
     def __init__(self, supports: Sequence[tuple[FrozenWeight, Support]]):
         self.written = False
-        layers = [_layer(*pair) for pair in supports]
-        _require_in_range(layers)
-        _require_apart(layers)
+        self._layers = [_layer(*pair) for pair in supports]
+        _require_in_range(self._layers)
+        _require_apart(self._layers)
         groups: dict[tuple[object, ...], list[_Layer]] = {}
-        for layer in layers:
+        for layer in self._layers:
             alias, support = layer.weight.alias(), layer.support
             key = (alias.device, alias.dtype, support.deltas.dtype, support.indices.dtype)
             groups.setdefault(key, []).append(layer)
         self._groups = [_Group(layers) for layers in groups.values()]
 
+    def originals(self) -> list[Tensor]:
+        """The originals [N, K] of each weight, as supports were given: views of what `write` fills."""
+        kept = {
+            id(layer): part.view_as(layer.support.indices)
+            for group in self._groups
+            for layer, part in zip(group.layers, group.originals.split(group.sizes), strict=True)
+        }
+        return [kept[id(layer)] for layer in self._layers]
+
     def __len__(self) -> int:
         """The number of weights."""
-        return sum(len(group.layers) for group in self._groups)
+        return len(self._layers)
 
     @property
     def launches(self) -> int:
@@ -246,9 +255,8 @@ class SwapPlan:
             )
 
     def _require_unmoved(self) -> None:
-        layers = [layer for group in self._groups for layer in group.layers]
-        weights = sum(layer.is_moved() for layer in layers)
-        deltas = sum(_place(layer.support.deltas) != layer.deltas_at for layer in layers)
+        weights = sum(layer.is_moved() for layer in self._layers)
+        deltas = sum(_place(layer.support.deltas) != layer.deltas_at for layer in self._layers)
         if weights or deltas:
             raise WeightError(
                 "Writing deltas into many weights at once",

@@ -65,9 +65,23 @@ def shifted_bits(bits, delta_bits, form: tl.constexpr, delta_form: tl.constexpr)
 
 
 @triton.jit
+def move(at, kept, deltas, inside, task: tl.constexpr, form: tl.constexpr, delta_form: tl.constexpr):
+    """Read entries and keep them, write kept + delta, restore what was kept, or read and write at once."""
+    if task == "restore":
+        tl.store(at, tl.load(kept, mask=inside, other=0), mask=inside)
+    else:
+        bits = tl.load(kept if task == "write" else at, mask=inside, other=0)
+        if task != "write":
+            tl.store(kept, bits, mask=inside)
+        if task != "read":
+            delta_bits = tl.load(deltas, mask=inside, other=0)
+            tl.store(at, shifted_bits(bits, delta_bits, form, delta_form), mask=inside)
+
+
+@triton.jit
 def swap_kernel(
-    weight, indices, deltas, neurons, originals, count, entries, row_stride, column_stride,
-    chosen: tl.constexpr, put: tl.constexpr, form: tl.constexpr, delta_form: tl.constexpr, block: tl.constexpr,
+    weight, indices, neurons, originals, deltas, count, entries, row_stride, column_stride,
+    chosen: tl.constexpr, task: tl.constexpr, form: tl.constexpr, delta_form: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     entry = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = entry < count
@@ -78,13 +92,7 @@ def swap_kernel(
         neuron = row
     column = tl.load(indices + entry, mask=inside, other=0).to(tl.int64)
     at = weight + neuron * row_stride + column * column_stride
-    if put:
-        bits = tl.load(at, mask=inside, other=0)
-        tl.store(originals + entry, bits, mask=inside)
-        delta_bits = tl.load(deltas + entry, mask=inside, other=0)
-        tl.store(at, shifted_bits(bits, delta_bits, form, delta_form), mask=inside)
-    else:
-        tl.store(at, tl.load(originals + entry, mask=inside, other=0), mask=inside)
+    move(at, originals + entry, deltas + entry, inside, task, form, delta_form)
 
 
 @triton.jit
@@ -109,14 +117,7 @@ def plan_kernel(
     column = tl.load(indices + entry, mask=inside, other=0).to(tl.int64)
     at = weight + neuron * tl.load(layer + 4) + column * tl.load(layer + 5)
     kept = originals + tl.load(layer + 8) + entry
-    if task == "read":
-        tl.store(kept, tl.load(at, mask=inside, other=0), mask=inside)
-    elif task == "restore":
-        tl.store(at, tl.load(kept, mask=inside, other=0), mask=inside)
-    else:
-        original = tl.load(kept, mask=inside, other=0)
-        delta = tl.load(deltas + entry, mask=inside, other=0)
-        tl.store(at, shifted_bits(original, delta, form, delta_form), mask=inside)
+    move(at, kept, deltas + entry, inside, task, form, delta_form)
 
 
 def as_bits(tensor: Tensor) -> Tensor:
@@ -124,14 +125,16 @@ def as_bits(tensor: Tensor) -> Tensor:
     return tensor.detach().view(INTEGERS[tensor.element_size()])
 
 
-def swap_in(weight: Tensor, indices: Tensor, deltas: Tensor, neurons: Tensor | None = None) -> Tensor:
-    """Write `round(original + delta)` into a weight; the same bits as `entries` in swap.py gives.
+def swap_in(weight: Tensor, indices: Tensor, neurons: Tensor | None, deltas: Tensor) -> Tensor:
+    """Write `round(original + delta)` into a weight in one launch; the same bits as `entries` in torch.py gives.
+
+    Where an interrupt must not lose the originals, `read` and then `write`: two launches.
 
     Args:
         weight: [O, I], any float dtype and strides, entries not sharing memory. Autograd does not notice the write.
         indices: [N, K], any integer dtype, in [0, I). Values are not looked at; (neuron, index) pairs are distinct.
-        deltas: [N, K], any float dtype. Added in at least float32, rounded once; where one is zero, no bit changes.
         neurons: [N], any integer dtype, in [0, O), repeated or not; None for N = O.
+        deltas: [N, K], any float dtype. Added in at least float32, rounded once; where one is zero, no bit changes.
 
     Returns:
         The originals, [N, K] in the weight's dtype.
@@ -140,34 +143,46 @@ def swap_in(weight: Tensor, indices: Tensor, deltas: Tensor, neurons: Tensor | N
         ConfigError: dtypes or shapes that do not fit, or a device that Triton cannot reach here.
     """
     originals = torch.empty(indices.shape, dtype=weight.dtype, device=weight.device)
-    _swap(weight, indices, deltas, neurons, originals, put=True)
+    _swap("swap", weight, indices, neurons, originals, deltas)
     return originals
 
 
-def swap_out(weight: Tensor, indices: Tensor, originals: Tensor, neurons: Tensor | None = None) -> None:
-    """Write the originals [N, K] that `swap_in` returned back into the weight, bit for bit."""
-    _swap(weight, indices, originals, neurons, originals.contiguous(), put=False)
+def read(weight: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
+    """The originals, [N, K] in the weight's dtype; arguments as in `swap_in`."""
+    originals = torch.empty(indices.shape, dtype=weight.dtype, device=weight.device)
+    _swap("read", weight, indices, neurons, originals, originals)
+    return originals
+
+
+def write(weight: Tensor, indices: Tensor, neurons: Tensor | None, originals: Tensor, deltas: Tensor) -> None:
+    """Write `round(original + delta)` into a weight, from originals [N, K] that `read` returned."""
+    _swap("write", weight, indices, neurons, originals.contiguous(), deltas)
+
+
+def restore(weight: Tensor, indices: Tensor, neurons: Tensor | None, originals: Tensor) -> None:
+    """Write originals [N, K] back into the weight, bit for bit."""
+    _swap("restore", weight, indices, neurons, originals.contiguous(), originals)
 
 
 def _swap(
-    weight: Tensor, indices: Tensor, deltas: Tensor, neurons: Tensor | None, originals: Tensor, put: bool
+    task: str, weight: Tensor, indices: Tensor, neurons: Tensor | None, originals: Tensor, deltas: Tensor
 ) -> None:
     require_reachable(weight.device)
     covered = len(weight) if neurons is None else len(neurons)
-    fits = indices.ndim == 2 and indices.shape == deltas.shape and covered == len(indices)
+    fits = indices.ndim == 2 and indices.shape == deltas.shape == originals.shape and covered == len(indices)
     if not fits or not {weight.dtype, deltas.dtype} <= set(FORMATS) or originals.dtype != weight.dtype:
         raise ConfigError(
             "Swapping a support in or out of a weight",
-            f"the weight is {weight.dtype}, indices have shape {list(indices.shape)}, and what is to be written is "
-            f"{deltas.dtype} of shape {list(deltas.shape)}, for {covered} neurons",
+            f"the weight is {weight.dtype}, the originals {originals.dtype}, indices have shape {list(indices.shape)} "
+            f"for {covered} neurons, and what is to be written is {deltas.dtype} of shape {list(deltas.shape)}",
             "Give floats and indices as [N, K] with one row for each neuron, originals in the weight's dtype",
         )
     if not indices.numel():
         return
     launch(
         swap_kernel, (triton.cdiv(indices.numel(), BLOCK),), weight.device,
-        as_bits(flat(weight)), indices.contiguous(), as_bits(deltas.contiguous()),
-        indices if neurons is None else neurons.contiguous(), as_bits(originals),
-        indices.numel(), indices.shape[1], *weight.stride(),
-        chosen=neurons is not None, put=put, form=FORMATS[weight.dtype], delta_form=FORMATS[deltas.dtype], block=BLOCK,
+        as_bits(flat(weight)), indices.contiguous(), indices if neurons is None else neurons.contiguous(),
+        as_bits(originals), as_bits(deltas.contiguous()), indices.numel(), indices.shape[1], *weight.stride(),
+        chosen=neurons is not None, task=task, form=FORMATS[weight.dtype], delta_form=FORMATS[deltas.dtype],
+        block=BLOCK,
     )  # fmt: skip
