@@ -1,7 +1,9 @@
 """Whether the Triton kernels can be used, and what they are counted to cost."""
 
+import ast
 import builtins
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +99,16 @@ def test_the_trial_launches_a_kernel(monkeypatch):
     monkeypatch.setattr(triton_launch, "launch", lambda *arguments: None)
     with pytest.raises(RuntimeError, match="doubles 21 gave 21"):
         triton_launch.trial(DEVICE)
+
+
+def test_kernels_are_imported_where_they_are_used_only():
+    """At the top of a file, by other kernels' files alone: importing neuroada imports no triton."""
+    package = Path(triton.__file__).parents[2]
+    for path in package.rglob("*.py"):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {f"{getattr(node, 'module', '')}.{alias.name}" for node in top for alias in node.names}
+        kernels = {name for name in names if "triton_" in name or name.removeprefix(".").split(".")[0] == "triton"}
+        assert not kernels or path.stem.startswith("triton_"), f"{path} imports {kernels}"
 
 
 @pytest.mark.parametrize("entries", [1, 2, 3, 4, 5, 8, 20, 512])

@@ -55,17 +55,17 @@ def test_product_of_any_number_of_tokens(tokens, dtype):
     require_good(*factors(tokens, 3, 5, 2, dtype))
 
 
-@pytest.mark.parametrize("tokens", [512, 515])
-@pytest.mark.parametrize("entries", [1, 3])
-def test_product_split_over_tokens(tokens, entries, dtype):
+@pytest.mark.parametrize(("tokens", "entries", "above"), [(515, 1, triton.SPLIT_ABOVE), (150, 1, 1), (150, 3, 1)])
+def test_product_split_over_tokens(tokens, entries, above, dtype, monkeypatch):
     """Of enough neurons that the error is not one of chance."""
+    monkeypatch.setattr(triton, "SPLIT_ABOVE", above)
     arguments = factors(tokens, 61, 11, entries, dtype)
     parts, _ = triton.split(tokens, 61, entries, dtype.itemsize)
     assert parts > 1
     assert same_bits(require_good(*arguments), right_product(*arguments))
 
 
-@pytest.mark.parametrize(("entries", "inputs"), [(5, 9), (8, 8), (20, 67), (512, 512), (512, 515)])
+@pytest.mark.parametrize(("entries", "inputs"), [(5, 9), (8, 8), (20, 67), (512, 515)])
 def test_product_of_many_entries(entries, inputs):
     require_good(*factors(33, 2, inputs, entries, torch.float32))
 
