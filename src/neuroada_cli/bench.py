@@ -98,8 +98,6 @@ def op(
     """Layer by layer: time, dense products and saved bytes, and our products alone."""
     console = _console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from rich.markdown import Markdown
-
         from neuroada.measure.op import OpPlan, run_op
         from neuroada.report.op import op_table, product_table
     if list_:
@@ -122,7 +120,7 @@ def op(
     _keep(console, output, records)
     tables = {"layer": op_table, "product": product_table}
     for name in plan.parts:
-        console.print(Markdown(tables[name](records)))
+        console.print(f"\n{tables[name](records)}", soft_wrap=True, markup=False)
 
 
 @app.command()
