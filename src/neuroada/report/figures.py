@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroada.errors import MissingInputError
-from neuroada.measure.record import Record
+from neuroada.measure.record import Machine, Record
 from neuroada.report.figure5 import METHODS, MODELS, figure5_points
 from neuroada.report.rows import Row
 
@@ -29,8 +29,12 @@ class FigureKind:
 
 def _figure5_data(records: Sequence[Record]) -> Data:
     points, sources = figure5_points(records)
-    devices = {group.newest.shape.name: group.newest.machine.device.split(" (")[0] for group in sources}
+    devices = {group.newest.shape.name: _device(group.newest.machine) for group in sources}
     return {"points": [asdict(point) for point in points], "devices": devices}
+
+
+def _device(machine: Machine) -> str:
+    return f"CPU, {machine.threads} threads" if machine.device.startswith("cpu") else machine.device.split(" (")[0]
 
 
 def _draw_figure5(pyplot: Any, data: Data) -> Any:
