@@ -10,9 +10,9 @@ from neuroada.errors import ConfigError, WeightError
 from neuroada.ops.sparse_delta import FrozenWeight, Support, combine
 from neuroada.ops.sparse_delta.torch import shifted
 
-from .cases import CASES, DTYPES, PRIMES, Case, Problem, build, same_bits, storage_bytes
+from .cases import CASES, DTYPES, PRIMES, Case, Problem, build, same_bits
 from .test_combine import supports_of
-from .triton_kernels import DEVICE, here, triton_plan
+from .triton_kernels import DEVICE, here, storage_bytes, triton_plan
 
 SwapPlan = triton_plan.SwapPlan
 SOME = [case for case in CASES if case.name in ("primes", "one-neuron", "columns", "slice", "covered", "conv1d-slice")]

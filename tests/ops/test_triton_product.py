@@ -33,12 +33,13 @@ def exact_product(x, dy, indices, neurons=None) -> torch.Tensor:
 
 
 def require_good(x, dy, indices, neurons=None, product=right_product) -> torch.Tensor:
-    """The floor under plain torch's error is half a rounding step of the float32 result."""
-    found, right = product(x, dy, indices, neurons), exact_product(x, dy, indices, neurons)
-    plain = pieces.sampled_product(x, dy, indices, neurons)
-    assert (found.dtype, found.shape) == (torch.float32, indices.shape)
+    """The floor under plain torch's error on a CPU is half a rounding step of the float32 result."""
+    found = product(x, dy, indices, neurons)
+    assert (found.device.type, found.dtype, found.shape) == (DEVICE.type, torch.float32, indices.shape)
+    arguments = [tensor if tensor is None else tensor.detach().cpu() for tensor in (x, dy, indices, neurons)]
+    right, plain = exact_product(*arguments), pieces.sampled_product(*arguments)
     scale = max(float(right.norm()), torch.finfo(torch.float64).tiny)
-    error, theirs = (float((each.double() - right).norm()) / scale for each in (found, plain))
+    error, theirs = (float((each.cpu().double() - right).norm()) / scale for each in (found, plain))
     allowed = 2 * max(theirs, torch.finfo(torch.float32).eps / 2)
     assert error <= allowed, f"error {error:.2e}, allowed {allowed:.2e}"
     return found

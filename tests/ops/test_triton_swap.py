@@ -7,9 +7,9 @@ from neuroada.errors import ConfigError
 from neuroada.ops.sparse_delta import combine, entries
 from neuroada.ops.sparse_delta.torch import shifted
 
-from .cases import BITS, PRIMES, Problem, build, same_bits, storage_bytes
+from .cases import BITS, PRIMES, Problem, build, same_bits
 from .test_combine import supports_of
-from .triton_kernels import DEVICE, here, moved, triton_swap
+from .triton_kernels import DEVICE, here, moved, storage_bytes, triton_swap
 
 swap_in, restore = triton_swap.swap_in, triton_swap.restore
 DELTA_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

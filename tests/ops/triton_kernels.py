@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 
-from .cases import Problem, storage_bytes
+from .cases import Problem
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -23,8 +23,13 @@ with pytest.MonkeyPatch.context() as patch:
 
 assert triton_launch.INTERPRETED == INTERPRETED, "another test imported the kernels first"
 
-__all__ = ["DEVICE", "INTERPRETED", "here", "moved", "triton", "triton_launch", "triton_plan", "triton_product",
-           "triton_swap"]  # fmt: skip
+__all__ = ["DEVICE", "INTERPRETED", "here", "moved", "storage_bytes", "triton", "triton_launch", "triton_plan",
+           "triton_product", "triton_swap"]  # fmt: skip
+
+
+def storage_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of all the memory that a tensor on any device is a view of."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage()).clone()
 
 
 def moved(tensor: torch.Tensor) -> torch.Tensor:
