@@ -68,6 +68,17 @@ def test_parameter_counts_of_the_ranked_methods_are_lora_s():
     assert sum(parameter.numel() for parameter in wrap_copy(neuroada, base).parameters) == 3 * sum(widths)
 
 
+@pytest.mark.parametrize("shape", ["tiny", "ViT-base", "RoBERTa-base"])
+def test_loading_code_leaves_no_gradients(shape):
+    base, batch = plan(shape=shape, layers=1, batch=1).build()
+    (method,) = methods.with_settings(METHODS["neuroada"], [2])
+    stepper = Stepper(wrap_copy(method, base), batch)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    stepper.load_code()
+    assert all(parameter.grad is None for parameter in stepper.model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
 def test_supports_stay_in_between_steps_and_leave_afterwards():
     base, batch = plan().build()
     (method,) = methods.with_settings(METHODS["neuroada"], [2])
@@ -224,7 +235,9 @@ def test_memory_is_in_the_row(monkeypatch: pytest.MonkeyPatch, name):
     if name == "bad":
         assert (record.status, record.reason) == ("out of memory", "MemoryError: all of it")
     else:
-        assert record.measurements.keys() == {"peak_memory", "memory_before_steps", "trained_parameters"}
+        assert record.measurements.keys() == {
+            *("peak_memory", "memory_before_steps", "memory_of_code", "trained_parameters")
+        }
         assert record.measurements["peak_memory"].unit == "bytes"
         assert record.notes["memory_of"].startswith("resident")
 

@@ -76,6 +76,20 @@ def test_the_newest_of_each_measurement_counts_and_a_failure_only_until_it_works
     assert group.find("frozen").runs == {"step_time": "run1", "ratio_to_frozen": "run1", "peak_memory": "run2"}
 
 
+def test_code_that_is_loaded_once_is_told_apart(make):
+    found = cells(
+        TABLES["step"](
+            [
+                make("frozen", {"ratio_to_frozen": 1, "peak_memory": GIB, "memory_of_code": 16 << 20}),
+                make("neuroada", {"peak_memory": GIB + (150 << 20), "memory_of_code": 116 << 20}),
+                make("lora", {"peak_memory": GIB + (570 << 20), "memory_of_code": 17 << 20}),
+            ]
+        )
+    )
+    assert found["NeuroAda"][3] == "+150 MiB (100 MiB code)"
+    assert found["LoRA"][3] == "+570 MiB"
+
+
 def test_other_machines_dtypes_and_batches_are_other_tables(make):
     base = {"step_time": 1, "ratio_to_frozen": 1}
     variants = [{}, {"machine": CPU}, {"dtype": "float32"}, {"batch": 8}]

@@ -94,6 +94,13 @@ class Stepper:
         if self.optimiser is not None:
             self.optimiser.step()
 
+    def load_code(self) -> None:
+        """Forward and backward on two tokens, so that what the method imports and compiles is there."""
+        small = {name: tensor[:1, :2] if tensor.ndim == 2 else tensor[:1] for name, tensor in self.batch.items()}
+        with self.around():
+            self.model(**small).loss.backward()
+        self.model.zero_grad()
+
     def seconds(self, device: torch.device) -> float:
         """Time of one step, with the supports already swapped in where the method keeps them so."""
         with self.around():
@@ -174,7 +181,7 @@ def _measure_memory(plan: StepPlan, row: Row) -> None:
         row.fail(answer["status"], answer["reason"])
         return
     row.notes["memory_of"] = answer["memory_of"]
-    for name in ("peak_memory", "memory_before_steps"):
+    for name in ("peak_memory", "memory_before_steps", "memory_of_code"):
         row.measurements[name] = Measurement.count(answer[name], "bytes")
     row.measurements["trained_parameters"] = Measurement.count(answer["trained_parameters"], "parameters")
 
@@ -189,12 +196,16 @@ def step_memory(plan: StepPlan, name: str, settings: dict[str, Any]) -> dict[str
         base, batch = plan.build()
         stepper = Stepper(wrap_copy(_method(row), base), batch)
         del base
-        with PeakMemory(torch.device(plan.device)) as memory, stepper.around():
+        device = torch.device(plan.device)
+        with PeakMemory(device) as loading:
+            stepper.load_code()
+        with PeakMemory(device) as memory, stepper.around():
             for _ in range(MEMORY_STEPS):
                 stepper.step()
         return {
             "peak_memory": memory.peak,
             "memory_before_steps": memory.before,
+            "memory_of_code": max(0, memory.before - loading.before),
             "memory_of": memory.of,
             "trained_parameters": stepper.trained,
         }

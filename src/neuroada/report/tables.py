@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from neuroada.measure.record import Measurement, Record
+from neuroada.measure.record import Record
 from neuroada.report.figure5 import figure5_table
 from neuroada.report.op import op_table, product_table
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
@@ -25,6 +25,9 @@ def step_rows(group: Group) -> list[list[str]]:
     rows = sorted(group.rows, key=lambda row: (row.p50("ratio_to_frozen") is None, row.p50("ratio_to_frozen") or 0))
     return [_step_cells(row, group) for row in rows]
 
+
+CODE_WORTH_SAYING = 2**23
+"""Bytes of imported and compiled code from which a table tells them apart: they are the same for every model."""
 
 STEP_HEADER = ("method", "step", "to the frozen limit", "to LoRA", "memory over the limit", "trained")
 
@@ -47,7 +50,7 @@ def _step_cells(row: Row, group: Group) -> list[str]:
         seconds_text(row.p50("step_time")),
         ratio_text(row.measurements.get("ratio_to_frozen"), spread=True),
         ratio_text(row.measurements.get("ratio_to_lora")),
-        mebibytes(memory_over_frozen(row, group), sign=True),
+        _memory_text(row, group),
         "—" if trained is None else f"{trained:,.0f}",
     ]
     if row.failure is not None:
@@ -55,18 +58,23 @@ def _step_cells(row: Row, group: Group) -> list[str]:
     return [row.label, *cells]
 
 
-def memory_over_frozen(row: Row, group: Group) -> float | None:
-    """Peak memory over the frozen limit's, of the same run where it is there, in bytes."""
-    peak = row.p50("peak_memory")
-    if peak is None or row.method == "frozen":
+def _memory_text(row: Row, group: Group) -> str:
+    over, code = over_frozen(row, group, "peak_memory"), over_frozen(row, group, "memory_of_code")
+    text = mebibytes(over, sign=True)
+    return text if over is None or code is None or code < CODE_WORTH_SAYING else f"{text} ({mebibytes(code)} code)"
+
+
+def over_frozen(row: Row, group: Group, name: str) -> float | None:
+    """A measurement in bytes over the frozen limit's, of the same run where it is there."""
+    own = row.p50(name)
+    if own is None or row.method == "frozen":
         return None
-    run = row.runs["peak_memory"]
-    of_run = [r.measurements.get("peak_memory") for r in group.records if r.method == "frozen" and r.run == run]
-    limit = next((found.p50 for found in of_run if isinstance(found, Measurement)), None)
+    of_run = [r.measurements.get(name) for r in group.records if r.method == "frozen" and r.run == row.runs[name]]
+    limit = next((found.p50 for found in of_run if found is not None), None)
     frozen = group.find("frozen")
     if limit is None and frozen is not None:
-        limit = frozen.p50("peak_memory")
-    return None if limit is None else peak - limit
+        limit = frozen.p50(name)
+    return None if limit is None else own - limit
 
 
 TABLES: dict[str, Table] = {
