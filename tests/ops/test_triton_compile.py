@@ -1,4 +1,4 @@
-"""The kernels compiled for an H100 or H200 that need not be there, with the arguments of real launches.
+"""The kernels compiled for an A100 and an H100 that need not be there, with the arguments of real launches.
 
 The interpreter runs Python, so it takes what the compiler refuses; and only compiled code shows wide loads, spilled
 registers and atomics. Triton brings the whole compiler with it.
@@ -38,7 +38,7 @@ def modules() -> Iterator[dict]:
         yield {name: importlib.import_module(f"{sparse_delta.__name__}.triton_{name}") for name in NAMES}
 
 
-def compiled(kernel, arguments, constants: dict):
+def compiled(kernel, arguments, constants: dict, capability: int):
     """As Triton specialises: a 1 is a constant, and of what 16 divides this is known."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -54,7 +54,7 @@ def compiled(kernel, arguments, constants: dict):
             constants = constants | {name: 1}
     signature |= dict.fromkeys(constants, "constexpr")
     places = {(names.index(name),): value for name, value in constants.items()}
-    return triton.compile(ASTSource(kernel, signature, places, divisible), GPUTarget("cuda", 90, 32), options)
+    return triton.compile(ASTSource(kernel, signature, places, divisible), GPUTarget("cuda", capability, 32), options)
 
 
 def facts(code: dict, folder: Path) -> dict:
@@ -84,15 +84,15 @@ def run_all(modules: dict, dtype: torch.dtype = torch.bfloat16) -> None:
     plan.restore()
 
 
-@pytest.fixture(scope="module")
-def found(modules, tmp_path_factory) -> dict[tuple, dict]:
+@pytest.fixture(scope="module", params=[80, 90], ids=["sm_80", "sm_90"])
+def found(request, modules, tmp_path_factory) -> dict[tuple, dict]:
     """By kernel, task and whether sizes are round: what is in the compiled code."""
     folder, results = tmp_path_factory.mktemp("triton"), {}
 
     def compile_instead(kernel, grid, device, *arguments, **constants):
         sizes = [value for value in arguments if not isinstance(value, torch.Tensor)]
         key = kernel.__name__.removesuffix("_kernel"), constants.get("task"), 128 in sizes
-        results[key] = facts(compiled(kernel, arguments, constants).asm, folder)
+        results[key] = facts(compiled(kernel, arguments, constants, request.param).asm, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", os.fspath(folder))

@@ -34,8 +34,8 @@ DENSE_ABOVE = {2: 1 / 128, 4: 1 / 16}
 """By bytes of an element: the K / I above which the dense product, gathered, should be cheaper than the sampled one.
 Per token and neuron the sampled product draws K · size bytes from the second-level cache, the dense one needs 2 · I
 FLOPs, so they meet at K / I = 2 · (cache bytes/s) / (size · FLOP/s). Assumed for an H100: 5 TB/s of cache, 600 TFLOP/s
-in 16-bit tensor cores (1/120), 45 TFLOP/s in float32 without TF32 (1/18). Not measured. The first is for a dense product
-whose factors stay in 16 bits; one that converts them to float32 is cheaper from K / I = 1/9 on only."""
+in 16-bit tensor cores (1/120), 45 TFLOP/s in float32 without TF32 (1/18). Not measured. The first is for a dense
+product whose factors stay in 16 bits; one that converts them to float32 is cheaper from K / I = 1/9 on only."""
 
 
 @cache
