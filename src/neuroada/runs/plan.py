@@ -22,7 +22,7 @@ from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.devices import Device
 from neuroada.runs.methods import METHODS, build_config
 from neuroada.runs.near import near
-from neuroada.runs.simulate import FlashAttention, Memory, Tracker, extrapolated, materialise, train_step
+from neuroada.runs.simulate import FlashAttention, Memory, Tracker, extrapolated, materialise, train_step, unpacked
 from neuroada.runs.skeleton import Skeleton, block_numbers
 
 LABELS = {"neuroada": "NeuroAda", "lora": "LoRA", "mask": "mask-based", "full": "full"}
@@ -108,9 +108,7 @@ def require_known(method: str) -> None:
 def _plan_one(request: Request, method: str, say: Callable[[str], None]) -> MethodPlan:
     label = LABELS[method]
     say(f"{label}: counting")
-    base = request.skeleton.build()
-    total = sum(parameter.numel() for parameter in base.parameters())
-    trainable, file = _counts(request, method, _applied(request, method, base), total)
+    trainable, total, file = count(request, method)
     simulators = {on: Simulator(request, method, on) for on in (False, True)}
     say(f"{label}: a step")
     memories = {on: simulators[on].memory(request.batch) for on in (False, True)}
@@ -139,16 +137,20 @@ def _adapted(request: Request, blocks: int | None = None) -> dict[str, NeuroAdaL
     return {name: module for name, module in named if isinstance(module, NeuroAdaLinear)}
 
 
-def _counts(request: Request, method: str, model: nn.Module, total: int) -> tuple[int, int]:
-    """(values that training changes, bytes of the file)."""
-    if method in METHODS:
-        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        return trainable, safetensors_size(get_peft_model_state_dict(model))
+def count(request: Request, method: str) -> tuple[int, int, int]:
+    """(values that training changes, values of the base model, bytes of the file)."""
+    base = request.skeleton.build()
+    total = sum(parameter.numel() for parameter in base.parameters())
     if method == "full":
-        return total, safetensors_size(dict(model.named_parameters()))
+        return total, total, safetensors_size(dict(base.named_parameters()))
+    if method in METHODS:
+        model = _applied(request, method, base)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return trainable, total, safetensors_size(get_peft_model_state_dict(model))
     layers = _adapted(request)
     entries = sum(layer.out_features * min(request.k, layer.in_features) for layer in layers.values())
-    return entries, safetensors_size({f"{name}.weight": layer.stored_weight for name, layer in layers.items()})
+    weights = {f"{name}.weight": layer.stored_weight for name, layer in layers.items()}
+    return entries, total, safetensors_size(weights)
 
 
 def safetensors_size(tensors: dict[str, Tensor]) -> int:
@@ -194,7 +196,7 @@ class Simulator:
         with _quiet():
             names = _adapted(request, blocks) if self.method == "mask" else ()
             model = _applied(request, self.method, base)
-        with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), _attention(request.device):
+        with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), unpacked(), _attention(request.device):
             numbers = block_numbers(model, skeleton.blocks if blocks is None else blocks)
             tracker = Tracker(request.device.granularity)
             for name, before, tensor in materialise(model):

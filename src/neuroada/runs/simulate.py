@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import masking_utils
 
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "working")
 """What memory is for: frozen or trained weights; what the method adds to them; gradients of parameters; optimiser
@@ -182,6 +183,22 @@ def _attention_on_cuda(
         return op(query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
     op = torch.ops.aten._scaled_dot_product_attention_math
     return op(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """Transformers takes position ids without contents for those of packed sequences and makes a mask for them; inside,
+    it makes none."""
+    name = "find_packed_sequence_indices"
+    found = getattr(masking_utils, name, None)
+    if found is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, found)
 
 
 def materialise(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
