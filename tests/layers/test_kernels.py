@@ -7,6 +7,7 @@ from peft import get_peft_model
 from neuroada import NeuroAdaConfig, held
 from neuroada.ops.sparse_delta import gradient, holding, library, swap
 from specimens import base_weights, changed, fill, logits, same_bits, tiny, token_ids
+
 from ..ops.triton_kernels import DEVICE, triton_plan, triton_product, triton_swap
 
 SETTINGS = [{"k": 1}, {"k": 3, "coverage": 0.5, "mode": "transient"}, {"k": 2, "delta_dtype": "bfloat16"}]

@@ -45,6 +45,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
         self.shared = False
+        self._frozen_weight: tuple[tuple[Any, ...], FrozenWeight | None] = (), None
         self.shared_weight: nn.Parameter | None = None
         self.quantization_backend = quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
@@ -76,11 +77,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     @property
     def stored_weight(self) -> Tensor:
         """The base layer's weight as it is stored: [O, I], [I, O] if `transposed`, or packed if quantised."""
-        return cast(Tensor, self.get_base_layer().weight)
+        return cast(Tensor, self.base_layer.weight)
 
     def present(self, names: list[str]) -> list[str]:
         """Those of the named adapters that exist on this layer, each once."""
-        available = self._get_available_adapters()
+        available = getattr(self, self.adapter_layer_names[0])
         return [name for name in dict.fromkeys(names) if name in available]
 
     def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
@@ -98,10 +99,21 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def frozen_weight(self, names: list[str]) -> FrozenWeight:
         """The base weight as the operation on these adapters takes it."""
-        mode, _ = self.resolved_mode(names)
         if self.quantization_backend is not None:
-            return FrozenWeight(self.get_base_weight, mode=mode)
-        return FrozenWeight(self.stored_weight, self.transposed, mode)
+            return FrozenWeight(self.get_base_weight, mode=self.resolved_mode(names)[0])
+        weight = self.stored_weight
+        decides = (
+            self._requested_mode(names),
+            self.shared,
+            is_contended(weight),
+            weight.stride(),
+            weight.is_inference(),
+        )
+        known, frozen = self._frozen_weight
+        if frozen is None or frozen.source is not weight or known != decides or weight.is_inference():
+            frozen = FrozenWeight(weight, self.transposed, self.resolved_mode(names)[0])
+            self._frozen_weight = decides, frozen
+        return frozen
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., I] → [..., O], in the base layer's dtype."""
@@ -119,7 +131,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             return self._adapted_forward(x, self.frozen_weight(names), self.bias, names)
 
         offloaded: list[Any] = [
-            part for part in self.children() if part is not self.base_layer and hasattr(part, "_hf_hook")
+            part for name, part in self._modules.items() if name != "base_layer" and "_hf_hook" in part.__dict__
         ]
         for part in offloaded:  # accelerate expects a forward call of each, and an adapter's parts have none
             part._hf_hook.pre_forward(part)

@@ -74,7 +74,7 @@ def storage_uses(model: nn.Module) -> Counter[int]:
 def is_hooked(base_layer: nn.Module) -> bool:
     """Whether hooks run around the base layer's forward method: its own, accelerate's, or those of all modules."""
     return bool(
-        hasattr(base_layer, "_hf_hook")
+        "_hf_hook" in base_layer.__dict__
         or base_layer._forward_hooks
         or base_layer._forward_pre_hooks
         or base_layer._backward_hooks
@@ -87,7 +87,7 @@ def run_in_place_of(base_layer: nn.Module, compute: Callable[[Tensor], Tensor], 
     """Run `compute` in place of the base layer's own forward, so that hooks on the base layer still run."""
     if not is_hooked(base_layer):
         return compute(x)
-    attribute = "_old_forward" if hasattr(base_layer, "_hf_hook") else "forward"
+    attribute = "_old_forward" if "_hf_hook" in base_layer.__dict__ else "forward"
     with _HOOKED_LAYER:
         own = base_layer.__dict__.get(attribute)
         base_layer.__dict__[attribute] = compute

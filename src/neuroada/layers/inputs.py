@@ -59,8 +59,7 @@ class InputGroup:
 
     def __init__(self, members: Sequence[Member]):
         self.members = list(members)
-        self._indices: list[Tensor] = []
-        self._versions: list[int] = []
+        self._read: dict[int, tuple[Tensor, int]] = {}
         self._columns: Tensor | None = None
         self._places: dict[int, Tensor] = {}
 
@@ -89,21 +88,22 @@ class InputGroup:
         return kept, support.indices if columns is None else self._places[id(member)]
 
     def _columns_for(self, member: Member, source: Tensor, support: Support) -> Tensor | None:
-        if member.saved_input == "whole" or member.indices_read() is not support.indices:
+        if member.saved_input == "whole" or (member.saved_input == "auto" and _is_kept_anyway(source)):
             return None
-        if member.saved_input == "auto" and _is_kept_anyway(source):
-            return None
-        self._refresh(source.shape[-1])
+        indices = support.indices
+        known, version = self._read.get(id(member), (None, -1))
+        if known is not indices or version != version_of(indices):
+            if member.indices_read() is not indices:
+                return None
+            self._unite(source.shape[-1])
         return self._columns
 
-    def _refresh(self, in_features: int) -> None:
-        """Unite the columns again if indices of a member changed."""
+    def _unite(self, in_features: int) -> None:
+        """Find the columns that members read; each of them asks for it when its own indices have changed."""
         found = {id(member): member.indices_read() for member in self.members if member.saved_input != "whole"}
         read = {key: indices for key, indices in found.items() if indices is not None}
-        versions = [version_of(indices) for indices in read.values()]
-        if versions == self._versions and all(a is b for a, b in zip(read.values(), self._indices, strict=True)):
-            return
-        self._indices, self._versions, self._columns, self._places = list(read.values()), versions, None, {}
+        self._read = {key: (indices, version_of(indices)) for key, indices in read.items()}
+        self._columns, self._places = None, {}
         if any(type(indices) is not Tensor or indices.is_meta for indices in read.values()):
             return  # fake tensors have no values
         columns = torch.cat([indices.flatten() for indices in read.values()]).unique()

@@ -105,16 +105,11 @@ class NeuroAdaLinear(AdapterLayer):
 
     def support(self, names: list[str]) -> Support:
         """The deltas of these adapters, at least one, together."""
-        supports = [
-            Support(
-                self.neuroada_indices[name],
-                self.neuroada_deltas[name],
-                self._neurons(name),
-                (self.neuroada_deltas[name],),
-            )
-            for name in names
-        ]
-        return combine(supports, self.in_features)
+        return combine([self._support(name) for name in names], self.in_features)
+
+    def _support(self, name: str) -> Support:
+        deltas = self.neuroada_deltas[name]
+        return Support(self.neuroada_indices[name], deltas, self._neurons(name), (deltas,))
 
     def indices_read(self) -> Tensor | None:
         """[N, K] of the one active adapter, or None where there is none, or more than one."""

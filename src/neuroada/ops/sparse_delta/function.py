@@ -51,7 +51,9 @@ class _SupportLinear(torch.autograd.Function):
         with _without_autocast(dy.device.type):
             if needs_x:
                 _require_unchanged(ctx.weight, ctx.weight_state, dy.device)
-                support = ctx.support and replace(ctx.support, deltas=deltas)
+                support = ctx.support
+                if support is not None and support.deltas is not deltas:  # a hook gave back another tensor
+                    support = replace(support, deltas=deltas)
                 dx = with_support(ctx.weight, support, lambda merged: rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
             if needs_deltas:
                 d_deltas = delta_gradient(kept, rows, ctx.places, ctx.support.neurons, ctx.product).to(deltas.dtype)
@@ -61,7 +63,11 @@ class _SupportLinear(torch.autograd.Function):
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -121,8 +127,7 @@ def support_linear(
             "Freeze the base weight with requires_grad_(False)",
         )
     device, source = x.device.type, x
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast and x.dtype != torch.float64:
+    if _is_autocast(device) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
         bias = bias if bias is None else bias.to(x.dtype)
     elif parameter is not None and parameter.dtype != x.dtype:
