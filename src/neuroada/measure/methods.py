@@ -24,7 +24,7 @@ from neuroada.runs.near import near
 
 FROZEN = "frozen"
 RANK = 8
-"""Of LoRA, as the issue's trial had it; SHiRA, PEANuT and MiSS get as many trained parameters, or nearly."""
+"""Of LoRA; SHiRA, PEANuT and MiSS get as many trained parameters, or nearly."""
 
 
 class NotAvailableError(Exception):

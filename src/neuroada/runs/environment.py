@@ -35,11 +35,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def source_commit() -> str | None:
-    """Commit of the repository that this file belongs to, "-dirty" if it was changed since; None outside one."""
+    """Commit of the repository that this file belongs to, "-dirty" if the package has changed since; or None."""
     here = Path(__file__)
     if _git("ls-files", "--error-unmatch", here.name) is None:
         return None
-    return _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    commit = _git("rev-parse", "HEAD")
+    return commit if _git("diff", "--quiet", "HEAD", "--", "..") is not None else f"{commit}-dirty"
 
 
 def peak_memory(device: torch.device) -> tuple[int, str]:
