@@ -124,6 +124,83 @@ def op(
 
 
 @app.command()
+def switch(
+    model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "smollm2-135m-instruct",
+    k: Annotated[int, typer.Option(help="Deltas a neuron of both adapters.")] = 20,
+    dtype: Dtype = "bfloat16",
+    loads: Annotated[int, typer.Option(help="Times an adapter is loaded, in each of two ways.")] = 3,
+    switches: Annotated[int, typer.Option(help="Switches that are timed, held and not.")] = 20,
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "switch.jsonl",
+) -> None:
+    """Switch between two adapters, against loading one."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.switch import SwitchPlan, run_switch
+        from neuroada.report.costs import SWITCH_HEADER, switch_cells
+        from neuroada.report.rows import grouped
+    records = run_switch(SwitchPlan(model, k, dtype, loads, switches, device, seed, threads), console)
+    _keep(console, output, records)
+    _print_table(console, SWITCH_HEADER, [switch_cells(row) for group in grouped(records) for row in group.rows])
+
+
+@app.command()
+def select(
+    shape: Shape = None,
+    strategies: Annotated[str, typer.Option(help="Names separated by commas, or all.")] = "all",
+    k: PerNeuron = [1, 20],  # noqa: B006 (typer copies it)
+    rounds: Rounds = 5,
+    dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
+    threads: Threads = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "select.jsonl",
+) -> None:
+    """Choose the supports of one block's weights: time and peak memory."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.select import SelectPlan, run_select
+        from neuroada.report.costs import SELECT_HEADER, select_rows
+        from neuroada.report.rows import grouped
+        from neuroada.selection import SCORES
+    chosen = tuple(SCORES) if strategies == "all" else tuple(name.strip() for name in strategies.split(","))
+    records = run_select(SelectPlan(_required(shape), chosen, tuple(k), rounds, dtype, device, seed, threads), console)
+    _keep(console, output, records)
+    for group in grouped(records):
+        _print_table(console, SELECT_HEADER, select_rows(group))
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "smollm2-135m-instruct",
+    methods: Annotated[str, typer.Option(help="neuroada, lora and full, separated by commas.")] = "neuroada,lora,full",
+    batch: Annotated[list[int], typer.Option(help="Sequences; repeatable.")] = [1, 4],  # noqa: B006 (typer copies it)
+    sequence: Annotated[int, typer.Option("--seq", help="Tokens of a sequence.")] = 256,
+    dtype: Dtype = "bfloat16",
+    k: Annotated[int, typer.Option(help="Deltas a neuron.")] = 1,
+    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
+    checkpointing: Annotated[bool, typer.Option(help="Compute blocks again in backward.")] = False,
+    threads: Threads = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "plan.jsonl",
+) -> None:
+    """Compare plans with the peak memory of real training on the CPU, a process each."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.plan import PlanCheck, run_plan_check
+        from neuroada.report.costs import PLAN_HEADER, plan_cells
+        from neuroada.report.rows import grouped
+    chosen = tuple(name.strip() for name in methods.split(","))
+    check = PlanCheck(model, chosen, tuple(batch), sequence, dtype, k, rank, checkpointing, seed, threads)
+    records = run_plan_check(check, console)
+    _keep(console, output, records)
+    rows = [plan_cells(row, group.newest.batch or 0) for group in grouped(records) for row in group.rows]
+    _print_table(console, PLAN_HEADER, rows)
+
+
+@app.command()
 def render(
     root: Annotated[Path, typer.Option(help="Repository with README.md, docs and benchmarks/results.")] = Path("."),
     check: Annotated[
