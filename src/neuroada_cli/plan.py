@@ -53,9 +53,8 @@ def plan(
         try:
             config = find_shape(model).config() if model.lower() in known else load_config(model)
         except MissingInputError as error:
-            raise MissingInputError(
-                error.asked, error.found, f"{error.do}, or a shape. {near(model, SHAPES)}"
-            ) from error
+            do = f"{error.do}, or a shape by name. {near(model, SHAPES)}"
+            raise MissingInputError(error.asked, error.found, do) from error
         request = plans.Request(config, found, dtype, k, rank, batch, seq, checkpointing)
         methods = dict.fromkeys((method, *plans.LABELS))
         done = plans.plan(request, methods, status.update)

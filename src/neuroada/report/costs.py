@@ -8,8 +8,10 @@ from neuroada.measure.record import Record
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
 from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes, ratio_text, seconds_text
 
-PLAN_HEADER = ("method", "batch", "planned", "measured", "planned / measured", "with malloc as it is")
-SWITCH_HEADER = ("adapters", "switch", "load", "switch / load", "load without choosing", "switch / that", "while held")
+PLAN_HEADER = ("method", "batch", "planned", "measured", "planned / measured", "malloc as it is")
+SWITCH_HEADER = ("adapters", "switch", "load", "share", "quick load", "share", "switch while held")
+"""Each share is that of a switch in the load before it."""
+
 SELECT_HEADER = ("strategy", "one block", "all blocks", "peak memory")
 
 
