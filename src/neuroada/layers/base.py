@@ -45,7 +45,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
         self.shared = False
-        self._frozen_weight: tuple[tuple[Any, ...], FrozenWeight | None] = (), None
+        self._resolved: tuple[tuple[Any, ...], str] = (), ""
         self.shared_weight: nn.Parameter | None = None
         self.quantization_backend = quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
@@ -102,18 +102,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if self.quantization_backend is not None:
             return FrozenWeight(self.get_base_weight, mode=self.resolved_mode(names)[0])
         weight = self.stored_weight
-        decides = (
-            self._requested_mode(names),
-            self.shared,
-            is_contended(weight),
-            weight.stride(),
-            weight.is_inference(),
-        )
-        known, frozen = self._frozen_weight
-        if frozen is None or frozen.source is not weight or known != decides or weight.is_inference():
-            frozen = FrozenWeight(weight, self.transposed, self.resolved_mode(names)[0])
-            self._frozen_weight = decides, frozen
-        return frozen
+        decides = self._requested_mode(names), self.shared, is_contended(weight), weight.stride()
+        if self._resolved[0] != decides or weight.is_inference():
+            self._resolved = decides, self.resolved_mode(names)[0]
+        return FrozenWeight(weight, self.transposed, self._resolved[1])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., I] → [..., O], in the base layer's dtype."""
