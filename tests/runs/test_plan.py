@@ -41,6 +41,12 @@ def test_file_and_trained_values_are_those_of_a_real_adapter(method, config, tin
     assert trainable == model.get_nb_trainable_parameters()[0]
 
 
+def test_smollm2_has_a_delta_for_each_neuron(smollm2):
+    trainable, total, file = count(Request(load_config(str(smollm2)), CPU), "neuroada")
+    assert (trainable, total) == (155_520, 134_515_008)
+    assert trainable * (4 + 2) < file < 1_000_000
+
+
 def test_files_of_whole_weights(tiny_llama, tiny_model_dir, tmp_path):
     masked, _, mask_file = count(request_in(tiny_model_dir), "mask")
     trained, total, full_file = count(request_in(tiny_model_dir), "full")

@@ -160,6 +160,25 @@ def test_attention_on_cuda_is_plain_where_no_kernel_is():
     assert most > 2 * 4 * 256 * 256 * 4
 
 
+def test_older_devices_have_the_efficient_kernel_alone():
+    config = LlamaConfig(num_hidden_layers=2, **(TINY | {"num_key_value_heads": 4}))
+    most = {}
+    for device in ("t4", "h100"):
+        for dtype in ("bfloat16", "float16"):
+            request = Request(config, find_device(device), dtype=dtype, sequence=256)
+            most[device, dtype] = Simulator(request, "full", False).memory(1).most()["activations"]
+    square = 2 * 4 * 256 * 256 * 2
+    assert most["t4", "bfloat16"] > most["t4", "float16"] + square / 2
+    assert most["t4", "float16"] == pytest.approx(most["h100", "float16"], rel=0.05)
+
+
+def test_what_is_held_beside_the_weights_counts():
+    request = request_for(dtype="bfloat16", k=2)
+    entries = 3 * 2 * (2 * 64 + 2 * 32 + 2 * 176 + 64)
+    adapter = Simulator(request, "neuroada", False).memory(1).most()["adapter"]
+    assert adapter == entries * (4 + 4 + 2)  # deltas, indices, originals
+
+
 def test_cuda_hands_out_whole_blocks():
     tracker = Tracker(granularity=512)
     tensors = [torch.empty(1), torch.empty(129)]

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuroada.errors import ConfigError
+from neuroada.layers import held
 from neuroada.measure.bars import counting
 from neuroada.measure.clock import PeakMemory
 from neuroada.measure.machine import provenance
@@ -29,8 +30,8 @@ from neuroada.runs.skeleton import load_config
 
 CPU = torch.device("cpu")
 MEASURED = (*METHODS, "full")
-STEPS = 2
-"""Counted steps, after a first one in which the optimiser's states come into being."""
+STEPS = 1
+"""Counted, after a first step in which the optimiser's states come into being."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,11 @@ class _Training:
         self.optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def steps(self, ids: torch.Tensor, count: int) -> None:
-        for _ in range(count):
-            self.model(input_ids=ids, labels=ids).loss.backward()
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+        with held(self.model):  # as runs do; nothing without NeuroAda's layers
+            for _ in range(count):
+                self.model(input_ids=ids, labels=ids).loss.backward()
+                self.optimiser.step()
+                self.optimiser.zero_grad()
 
 
 def _return_large_blocks() -> None:

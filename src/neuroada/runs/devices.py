@@ -24,6 +24,8 @@ DEVICES = {
     "t4": 16 * _GB,
 }
 """Bytes by name, as the vendor states them."""
+WITHOUT_FLASH = ("t4",)
+"""Older than Ampere: no flash attention, and no arithmetic in bfloat16."""
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -34,7 +36,6 @@ class Device:
     """A device to plan for.
 
     memory: bytes it has. runtime: bytes taken before the first tensor. cuda: it computes as CUDA devices do.
-    granularity: its allocator hands out multiples of so many bytes.
     """
 
     name: str
@@ -43,8 +44,13 @@ class Device:
     cuda: bool
 
     @property
+    def flash(self) -> bool:
+        """Whether it has flash attention; a GPU known by its memory alone is taken for one that has."""
+        return self.cuda and self.name not in WITHOUT_FLASH
+
+    @property
     def granularity(self) -> int:
-        """512 bytes are PyTorch's on CUDA; on the CPU a tensor takes what it needs."""
+        """Its allocator hands out multiples of so many bytes: 512 are PyTorch's on CUDA."""
         return 512 if self.cuda else 1
 
 

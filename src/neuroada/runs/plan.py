@@ -22,7 +22,7 @@ from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.devices import Device
 from neuroada.runs.methods import METHODS, build_config
 from neuroada.runs.near import near
-from neuroada.runs.simulate import FlashAttention, Memory, Tracker, extrapolated, materialise, train_step, unpacked
+from neuroada.runs.simulate import CudaAttention, Memory, Tracker, extrapolated, materialise, train_step, unpacked
 from neuroada.runs.skeleton import Skeleton, block_numbers
 
 LABELS = {"neuroada": "NeuroAda", "lora": "LoRA", "mask": "mask-based", "full": "full"}
@@ -210,6 +210,9 @@ class Simulator:
             if self.method == "mask":
                 with tracker.setting_up("adapter"):
                     wrap_mask(base, names, 1)  # as many bytes for any k
+            originals = [torch.empty_like(deltas, dtype=skeleton.dtype) for deltas in _deltas(model)]
+            for kept in originals:  # a run holds the deltas in the weights and these beside them
+                tracker.know(kept, "adapter", None)
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             try:
                 return train_step(model, skeleton.inputs(batch, request.sequence), trained, tracker)
@@ -221,6 +224,15 @@ class Simulator:
                 ) from error
 
 
+def _deltas(model: nn.Module) -> Iterator[Tensor]:
+    return (
+        deltas
+        for layer in model.modules()
+        if isinstance(layer, NeuroAdaLinear)
+        for deltas in layer.neuroada_deltas.values()
+    )
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Warnings belong to the whole model, which is built once outside."""
@@ -230,7 +242,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _attention(device: Device) -> AbstractContextManager[object]:
-    return FlashAttention() if device.cuda else nullcontext()
+    return CudaAttention(device.flash) if device.cuda else nullcontext()
 
 
 def largest_fitting(peak: Callable[[int], int], room: int, known: int) -> int:

@@ -79,11 +79,15 @@ def _fits(request: Request, plan: MethodPlan) -> str:
 
 
 def _assumptions(request: Request) -> list[str]:
-    attention = "flash attention" if request.device.cuda else "the CPU's attention"
-    fixed = "an assumption, not measured" if request.device.cuda else "what this process has resident now"
-    return [
+    device = request.device
+    attention = ("the device's attention", "flash attention")[device.flash]
+    lines = [
         "Each part is shown at its own largest: they are not all there at once, and the peak is less than their sum.",
         f"Assumed: AdamW, fused, its states in the type of what is trained; no padding; {attention}; for NeuroAda that",
         "inputs are kept whole (of how many columns its deltas read the weights decide); for mask-based tuning a file",
-        f"of the adapted weights. Fixed (libraries, context) is {fixed}.",
+        "of the adapted weights. Fixed (libraries, context) is",
+        "an assumption, not measured." if device.cuda else "what this process has resident now.",
     ]
+    if not device.cuda:
+        lines += ["glibc's malloc keeps freed blocks besides, unless MALLOC_MMAP_THRESHOLD_=65536 is set."]
+    return lines

@@ -149,40 +149,42 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-class FlashAttention(TorchFunctionMode):
-    """Attention as CUDA devices compute it: no repeated keys and values, and no [sequence, sequence] matrix.
+class CudaAttention(TorchFunctionMode):
+    """Attention as CUDA devices compute it.
 
-    What `torch.nn.functional.scaled_dot_product_attention` chooses depends on the device; without a mask it is a
-    flash kernel in 16 bits, the memory-efficient one in float32 where each query head has keys of its own, and the
-    plain computation otherwise.
+    What `torch.nn.functional.scaled_dot_product_attention` chooses depends on the device: in 16 bits and without a mask
+    the flash kernel, which repeats no keys for grouped queries; else, where each query head has keys of its own, the
+    memory-efficient kernel; and otherwise the plain computation with its [sequence, sequence] matrix.
     """
+
+    def __init__(self, flash: bool) -> None:
+        """flash: the device has the flash kernel, and knows bfloat16."""
+        super().__init__()
+        self.flash = flash
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        return _attention_on_cuda(*args, **kwargs)
+        return self._attention(*args, **kwargs) if func is F.scaled_dot_product_attention else func(*args, **kwargs)
 
-
-def _attention_on_cuda(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    short, grouped = query.dtype in (torch.bfloat16, torch.float16), query.shape[-3] != key.shape[-3]
-    if short and attn_mask is None:
-        op = torch.ops.aten._scaled_dot_product_flash_attention
-        return op(query, key, value, dropout_p, is_causal, scale=scale)[0]
-    if not grouped:
-        op = torch.ops.aten._scaled_dot_product_efficient_attention
-        return op(query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
-    op = torch.ops.aten._scaled_dot_product_attention_math
-    return op(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        ops, short = torch.ops.aten, query.dtype in (torch.bfloat16, torch.float16)
+        if self.flash and short and attn_mask is None:
+            return ops._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        if query.shape[-3] == key.shape[-3] and (self.flash or query.dtype != torch.bfloat16):
+            efficient = ops._scaled_dot_product_efficient_attention
+            return efficient(query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
+        plain = ops._scaled_dot_product_attention_math
+        return plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
 
 
 @contextmanager
