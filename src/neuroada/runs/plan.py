@@ -19,10 +19,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from neuroada.baselines import wrap_mask
 from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
+from neuroada.runs.attention import CudaAttention, unpacked
 from neuroada.runs.devices import Device
 from neuroada.runs.methods import METHODS, build_config
 from neuroada.runs.near import near
-from neuroada.runs.simulate import CudaAttention, Memory, Tracker, extrapolated, materialise, train_step, unpacked
+from neuroada.runs.simulate import Memory, Tracker, extrapolated, materialise, train_step
 from neuroada.runs.skeleton import Skeleton, block_numbers
 
 LABELS = {"neuroada": "NeuroAda", "lora": "LoRA", "mask": "mask-based", "full": "full"}
