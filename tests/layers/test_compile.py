@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 from peft import get_peft_model
+from torch.autograd.graph import saved_tensors_hooks
 
 from neuroada import NeuroAdaConfig, held
+from neuroada.errors import WeightError
 from specimens import base_weights, changed, fill, logits, same_bits, tiny, token_ids
 
 STEPS = 3
@@ -105,8 +107,34 @@ def test_switching_disabling_and_holding():
         with held(model):
             assert same_bits(found(), logits(model))
     with model.disable_adapter():
+        base = logits(model)
+        assert same_bits(found(), base)
+    with held(model):
+        with model.disable_adapter():
+            assert same_bits(found(), base), "what is held is lifted, in a graph as well"
         assert same_bits(found(), logits(model))
+    model.merge_adapter()
+    assert same_bits(found(), logits(model))
+    model.unmerge_adapter()
     assert changed(before, model) == []
+
+
+def test_dtypes_that_do_not_fit_are_refused_as_without_compiling():
+    model = get_peft_model(tiny("llama"), NeuroAdaConfig(k=1))
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    with pytest.raises(WeightError, match="the input is torch.float64 and the weight torch.float32"):
+        torch.compile(layer, backend="aot_eager")(torch.ones(2, layer.in_features, dtype=torch.float64))
+
+
+def test_frozen_deltas_keep_no_input():
+    model = get_peft_model(tiny("llama"), NeuroAdaConfig(k=1)).requires_grad_(False)
+    layer = model.base_model.model.model.layers[0].mlp.down_proj
+    x, kept = torch.ones(3, layer.in_features).requires_grad_(), []
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+        output = torch.compile(layer, fullgraph=True, backend="eager")(x)
+    assert x.shape not in kept
+    output.sum().backward()
+    torch.testing.assert_close(x.grad, layer.base_layer.weight.sum(0).expand(3, -1))
 
 
 @pytest.mark.parametrize("obstacle", ["two adapters", "hook"])

@@ -275,3 +275,39 @@ def test_a_step_inside_writes_each_delta_once_and_keeps_the_originals(coverage, 
     assert not released
     assert same_bits(logits(model), inside)
     assert changed(before, model) == []
+
+
+def test_steps_of_other_optimisers_change_nothing(model):
+    other = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.SGD([other], lr=0.1)
+    with held(model):
+        loss = model(input_ids=token_ids(), labels=token_ids()).loss
+        other.sum().backward()
+        optimiser.step()
+        loss.backward()
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_indices_loaded_inside_are_followed_and_the_base_is_exact(steps):
+    model = adapted(tiny("llama"))
+    before = base_weights(model)
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    with held(model):
+        with torch.no_grad():
+            for layer in adapted_layers(model):
+                indices = layer.neuroada_indices["default"]
+                indices.copy_((indices + 1) % layer.in_features)
+                layer.neuroada_deltas["default"].add_(0.1)
+        for _ in range(steps):
+            model(input_ids=token_ids(), labels=token_ids()).loss.backward()
+            optimiser.step()
+        inside = logits(model)
+    assert changed(before, model) == []
+    assert same_bits(logits(model), inside)
+
+
+def test_replicating_a_held_layer_is_refused(model):
+    layer = adapted_layers(model)[0]
+    with held(model), pytest.raises(WeightError, match=r"DataParallel: its adapter is swapped in"):
+        layer._replicate_for_data_parallel()
+    layer._replicate_for_data_parallel()

@@ -1,6 +1,7 @@
 """What layers keep of their input: all of it or the columns that are read, once for layers that share it."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -127,13 +128,15 @@ def test_a_wrong_guess_costs_memory_and_no_result():
         assert torch.equal(layer.neuroada_deltas["default"].grad, right)
         layer.saved_input = "columns"
     model.zero_grad()
+    k(2 * x).sum().backward()
+    right = k.neuroada_deltas["default"].grad.clone()
+    model.zero_grad()
     changing = x.clone()
     one = q(changing).sum()
     changing.mul_(2)
     (one + k(changing).sum()).backward()
     assert torch.equal(q.neuroada_deltas["default"].grad, found[0])
-    k.neuroada_deltas["default"].grad = None
-    k(2 * x).sum().backward()
+    assert torch.equal(k.neuroada_deltas["default"].grad, right)
 
 
 def test_new_indices_are_noticed():
@@ -198,3 +201,39 @@ def test_dense_use_of_columns_keeps_the_input_whole():
 def test_an_unknown_choice_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"saved_input='colums': not a known value. Did you mean 'columns'\? Known: "):
         NeuroAdaConfig(saved_input="colums")
+
+
+def test_replicas_for_data_parallel_keep_inputs_by_themselves():
+    layer = attention(with_policy("columns"))[0]
+    replica = layer._replicate_for_data_parallel()
+    assert replica.input_group.members == [replica]
+    assert layer.input_group.members[0] is layer
+
+
+def test_groups_serve_threads_that_start_together():
+    model = with_policy("columns")
+    q, k, v = attention(model)
+    x = torch.randn(40, q.in_features)
+    q(x).sum().backward()
+    right = q.neuroada_deltas["default"].grad.clone()
+    failures = []
+
+    def work():
+        try:
+            for layer in (q, k, v) * 20:
+                layer.input_group.keep(layer, x, x, layer.support(["default"]))
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(20):
+        layer = attention(model)[0]
+        layer.input_group._union = type(layer.input_group._union)({}, None, {})
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    q.neuroada_deltas["default"].grad = None
+    q(x).sum().backward()
+    assert torch.equal(q.neuroada_deltas["default"].grad, right)

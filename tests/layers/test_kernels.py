@@ -124,9 +124,32 @@ def test_an_interrupt_while_held_leaves_the_base_exact(at, kernels):
             raise KeyboardInterrupt
         return right(self)
 
+    right_logits = logits(model)
     kernels.setattr(triton_plan.SwapPlan, at, interrupted)
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     with pytest.raises(KeyboardInterrupt), held(model):
         optimiser.step()
     assert changed(before, model) == []
-    assert same_bits(logits(model), logits(model))
+    assert same_bits(logits(model), right_logits), "the optimiser had no gradients: nothing else may have changed"
+
+
+@pytest.mark.parametrize("what", ["deltas", "indices"])
+def test_deltas_or_indices_that_were_replaced_are_followed(what, kernels):
+    model = made(k=2)
+    before = base_weights(model)
+    layers = [module for module in model.modules() if hasattr(module, "neuroada_deltas")]
+    ids = token_ids().to(DEVICE)
+    with held(model):
+        for layer in layers:
+            if what == "deltas":
+                fresh = torch.nn.Parameter(layer.neuroada_deltas["default"].detach() + 0.1)
+                layer.neuroada_deltas["default"] = fresh
+            else:
+                indices = layer.neuroada_indices["default"]
+                indices.copy_((indices + 1) % layer.in_features)
+        optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+        inside = logits(model)
+    assert changed(before, model) == []
+    assert same_bits(logits(model), inside)

@@ -69,7 +69,7 @@ def test_a_weight_that_other_modules_read_is_left_alone_unless_asked(requested, 
 
 
 INSTALLED = {"triton": None, "numba": None}
-NO_NUMBA = "numba is not installed (pip install neuroada[cpu])"
+NO_NUMBA = "numba is not installed"
 TRITON_TOO_OLD = "triton is 2.3.1, and 3.0 or newer is needed"
 OLD_TRITON = {"triton": TRITON_TOO_OLD, "numba": None}
 
@@ -151,3 +151,14 @@ def test_pinning_for_the_process(monkeypatch):
         backend_for("cpu", torch.float32)
     with pytest.raises(ConfigError, match="Known: auto, triton, numba, torch"):
         set_backend("nunba")
+
+
+def test_a_numba_that_cannot_be_used_is_told_and_left_aside(monkeypatch):
+    def broken(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    assert backend._numba_missing() is None
+    monkeypatch.setattr(backend, "import_module", broken)
+    assert backend._numba_missing() == "numba cannot be used (ImportError: Numba needs NumPy 2.3 or less)"
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    assert backend._numba_missing() == 'numba is not installed (it comes with neuroada\'s extra "cpu")'

@@ -66,7 +66,7 @@ def test_counters_and_fake_tensors_know_its_cost():
 
 
 def test_without_numba_the_gradient_is_made_in_plain_torch(monkeypatch):
-    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    monkeypatch.setitem(backend._CHECKS, "numba", lambda: "numba is not installed")
     backend._resolved.cache_clear()
     monkeypatch.setattr(numba, "sampled_product", None)
     try:

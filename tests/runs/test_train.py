@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 import neuroada.runs.train as module
-from neuroada import NeuroAdaModel
+from neuroada import NeuroAdaLinear, NeuroAdaModel
 from neuroada.errors import ConfigError, MergeError, MissingInputError
+from neuroada.ops.sparse_delta import is_held
 from neuroada.runs.recipe import Recipe, check_recipe, load_recipe
 from neuroada.runs.train import train
 
@@ -118,6 +119,31 @@ def test_interrupted_run_resumes_to_the_same_deltas(
     assert all(torch.equal(deltas[name], again[name]) for name in deltas)
     losses = [[json.loads(line)["loss"] for line in (f / "metrics.jsonl").open()] for f in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+class Watch(TrainerCallback):
+    """Notes whether the base weights hold the deltas after each step; stops as Ctrl-C does after the second."""
+
+    held: ClassVar[list[bool]] = []
+    layers: ClassVar[list[NeuroAdaLinear]] = []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        self.layers[:] = [module for module in model.modules() if isinstance(module, NeuroAdaLinear)]
+        self.held.append(all(is_held(layer.base_layer.weight) for layer in self.layers))
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+
+def test_deltas_are_held_while_training_and_out_after_an_interrupt(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    watching = lambda *args, callbacks, **kw: Trainer(*args, callbacks=[*callbacks, Watch()], **kw)  # noqa: E731
+    monkeypatch.setattr(module, "Trainer", watching)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "run")
+    assert Watch.held == [True, True]
+    assert Watch.layers
+    assert not any(is_held(layer.base_layer.weight) for layer in Watch.layers)
 
 
 def test_lora_runs_through_the_same_path(tiny_model_dir: Path, text: Path, tmp_path: Path):

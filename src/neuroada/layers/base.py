@@ -113,9 +113,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self.unmerge()
         names = [] if self.disable_adapters or self.merged else self.present(self.active_adapters)
         if torch.compiler.is_compiling():
-            if not names:
+            if self.merged:
                 return self.base_layer(x, *args, **kwargs)
-            return self._traced_forward(x, names) if self._is_traceable(names) else self._untraced_forward(x)
+            return self._traced_forward(x, names) if self._is_traceable(x, names) else self._untraced_forward(x)
         if not names and not self._is_held():
             return self.base_layer(x, *args, **kwargs)
 
@@ -133,10 +133,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             for part in offloaded:
                 part._hf_hook.post_forward(part, x)
 
-    def _is_traceable(self, names: list[str]) -> bool:
+    def _is_traceable(self, x: Tensor, names: list[str]) -> bool:
         """Whether torch.compile can take the layer into a graph; otherwise it breaks the graph there."""
-        plain = self.quantization_backend is None and not is_hooked(self.base_layer)
-        return plain and len(names) == 1 and not self.stored_weight.requires_grad
+        if self.quantization_backend is not None or is_hooked(self.base_layer) or len(names) > 1:
+            return False
+        weight = self.stored_weight
+        return not weight.requires_grad and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
 
     @torch.compiler.disable
     def _untraced_forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 from torch.autograd.graph import increment_version
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
@@ -34,10 +34,13 @@ def held(model: nn.Module) -> Iterator[None]:
     layers = _layers_to_hold(model)
     together = HeldTogether([(layer.frozen_weight(names), partial(layer.support, names)) for layer, names in layers])
 
-    def after_optimiser_step(*_: object) -> None:
-        for layer, names in layers:
-            increment_version(layer.support(names).sources)  # fused optimisers do not
-        together.refresh()
+    def after_optimiser_step(optimiser: Optimizer, *_: object) -> None:
+        stepped = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+        sources = [source for layer, names in layers for source in layer.support(names).sources]
+        changed = [source for source in sources if id(source) in stepped]
+        if changed:
+            increment_version(changed)  # fused optimisers do not
+            together.refresh()
 
     hook = register_optimizer_step_post_hook(after_optimiser_step)
     try:

@@ -50,8 +50,26 @@ class _Recent:
     kept: weakref.ref[Tensor]
     columns: Tensor | None
 
+    def is_of(self, source: Tensor) -> bool:
+        """Whether it is this input, unchanged since; of inference tensors that cannot be told."""
+        return self.source() is source and not source.is_inference() and self.version == version_of(source)
+
 
 _THREAD = threading.local()
+
+
+@dataclass(frozen=True)
+class _Union:
+    """The columns [U] that members read, or None where all are kept; by member its indices, their version, and its
+    indices into the columns. Replaced as a whole: other threads see the old one or the new one."""
+
+    read: dict[int, tuple[Tensor, int]]
+    columns: Tensor | None
+    places: dict[int, Tensor]
+
+    def is_for(self, member: Member, indices: Tensor) -> bool:
+        known, version = self.read.get(id(member), (None, -1))
+        return known is indices and version == version_of(indices)
 
 
 class InputGroup:
@@ -59,9 +77,7 @@ class InputGroup:
 
     def __init__(self, members: Sequence[Member]):
         self.members = list(members)
-        self._read: dict[int, tuple[Tensor, int]] = {}
-        self._columns: Tensor | None = None
-        self._places: dict[int, Tensor] = {}
+        self._union = _Union({}, None, {})
 
     @torch.no_grad()
     def keep(self, member: Member, source: Tensor, x: Tensor, support: Support) -> tuple[Tensor, Tensor]:
@@ -76,40 +92,40 @@ class InputGroup:
         Returns:
             (kept [B, C], indices [N, K] into its columns); C = I and the support's own indices where all is kept.
         """
-        columns = self._columns_for(member, source, support)
+        union = self._union_for(member, source, support.indices)
+        columns = None if union is None else union.columns
         recent: _Recent | None = getattr(_THREAD, "recent", None)
         kept = None
-        if recent is not None and recent.source() is source and recent.version == version_of(source):
+        if recent is not None and recent.is_of(source):
             kept = recent.kept() if recent.columns is columns else None
         if kept is None or kept.dtype != x.dtype:
             rows = x.detach().reshape(-1, x.shape[-1])
             kept = rows if columns is None else rows.index_select(1, columns)
             _THREAD.recent = _Recent(weakref.ref(source), version_of(source), weakref.ref(kept), columns)
-        return kept, support.indices if columns is None else self._places[id(member)]
+        return kept, support.indices if union is None or columns is None else union.places[id(member)]
 
-    def _columns_for(self, member: Member, source: Tensor, support: Support) -> Tensor | None:
+    def _union_for(self, member: Member, source: Tensor, indices: Tensor) -> _Union | None:
         if member.saved_input == "whole" or (member.saved_input == "auto" and _is_kept_anyway(source)):
             return None
-        indices = support.indices
-        known, version = self._read.get(id(member), (None, -1))
-        if known is not indices or version != version_of(indices):
+        union = self._union
+        if not union.is_for(member, indices):
             if member.indices_read() is not indices:
                 return None
-            self._unite(source.shape[-1])
-        return self._columns
+            union = self._union = self._unite(source.shape[-1])
+        return union if union.is_for(member, indices) else None
 
-    def _unite(self, in_features: int) -> None:
+    def _unite(self, in_features: int) -> _Union:
         """Find the columns that members read; each of them asks for it when its own indices have changed."""
         found = {id(member): member.indices_read() for member in self.members if member.saved_input != "whole"}
-        read = {key: indices for key, indices in found.items() if indices is not None}
-        self._read = {key: (indices, version_of(indices)) for key, indices in read.items()}
-        self._columns, self._places = None, {}
-        if any(type(indices) is not Tensor or indices.is_meta for indices in read.values()):
-            return  # fake tensors have no values
-        columns = torch.cat([indices.flatten() for indices in read.values()]).unique()
-        if len(columns) <= PAYS_BELOW * in_features:
-            self._columns = columns.long()
-            self._places = {key: torch.searchsorted(columns, indices).int() for key, indices in read.items()}
+        indices = {key: read for key, read in found.items() if read is not None}
+        read = {key: (each, version_of(each)) for key, each in indices.items()}
+        if not all(type(each) is Tensor and not each.is_meta for each in indices.values()):
+            return _Union(read, None, {})  # fake tensors have no values
+        columns = torch.cat([each.flatten() for each in indices.values()]).unique()
+        if len(columns) > PAYS_BELOW * in_features:
+            return _Union(read, None, {})
+        places = {key: torch.searchsorted(columns, each).int() for key, each in indices.items()}
+        return _Union(read, columns.long(), places)
 
 
 def _is_kept_anyway(x: Tensor) -> bool:

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
+from neuroada.errors import WeightError
 from neuroada.layers.base import AdapterLayer, buffer_dict
 from neuroada.layers.inputs import InputGroup
 from neuroada.ops.sparse_delta import (
@@ -151,18 +152,14 @@ class NeuroAdaLinear(AdapterLayer):
         return support_linear(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
 
     def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
+        weight, bias = self.stored_weight, self.bias
+        rest = self.transposed, self._traced_mode(), self.product
+        if not names:  # what is held in the weight must be lifted all the same, when the graph runs
+            none = weight.new_empty(0, 1)
+            return traced_linear(x, weight, bias, none.int(), none, none.int().flatten(), *rest)
         (name,) = names
-        return traced_linear(
-            x,
-            self.stored_weight,
-            self.bias,
-            self.neuroada_indices[name],
-            self.neuroada_deltas[name],
-            self._neurons(name),
-            self.transposed,
-            self._traced_mode(),
-            self.product,
-        )
+        indices, deltas = self.neuroada_indices[name], self.neuroada_deltas[name]
+        return traced_linear(x, weight, bias, indices, deltas, self._neurons(name), *rest)
 
     @torch.compiler.assume_constant_result
     def _traced_mode(self) -> str:
@@ -191,6 +188,17 @@ class NeuroAdaLinear(AdapterLayer):
         for container in (self.neuroada_deltas, self.neuroada_indices, self.neuroada_neurons):
             if adapter_name in container and not container[adapter_name].is_meta:
                 container[adapter_name] = container[adapter_name].to(device)
+
+    def _replicate_for_data_parallel(self) -> NeuroAdaLinear:
+        if self._is_held():
+            raise WeightError(
+                f"Replicating {self.name} with torch.nn.DataParallel",
+                "its adapter is swapped in by neuroada.held(...), and the replicas would add it again",
+                "Leave that context, or use DistributedDataParallel",
+            )
+        replica = super()._replicate_for_data_parallel()
+        replica.input_group = InputGroup([replica])
+        return replica
 
     def __repr__(self) -> str:
         return "neuroada." + super().__repr__()

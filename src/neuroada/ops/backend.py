@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -137,11 +138,19 @@ def _triton_missing() -> str | None:
     from neuroada.ops.sparse_delta import triton
 
     usable, reason = triton.available()
+    if usable and triton.is_interpreted():
+        return "TRITON_INTERPRET is set, and interpreted kernels run on the CPU"
     return None if usable else reason
 
 
 def _numba_missing() -> str | None:
-    return None if find_spec("numba") else "numba is not installed (pip install neuroada[cpu])"
+    if find_spec("numba") is None:
+        return 'numba is not installed (it comes with neuroada\'s extra "cpu")'
+    try:
+        import_module("neuroada.ops.sparse_delta.numba")
+    except Exception as error:  # too new a NumPy, no folder for its cache: whatever it is, it is told
+        return f"numba cannot be used ({type(error).__name__}: {error})"
+    return None
 
 
 _CHECKS = {"triton": _triton_missing, "numba": _numba_missing}

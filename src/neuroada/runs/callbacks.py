@@ -78,8 +78,9 @@ class HoldSupports(TrainerCallback):
         self.context = context
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Hold, now that Trainer has put the model where it trains."""
-        self.context.enter_context(held(kwargs["model"]))
+        """Hold, now that Trainer has put the model where it trains; not where it shards or replicates the model."""
+        if args.n_gpu <= 1 and not args.fsdp and not args.deepspeed:
+            self.context.enter_context(held(kwargs["model"]))
 
 
 class Records(TrainerCallback):

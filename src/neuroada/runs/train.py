@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
 from neuroada.errors import MergeError
+from neuroada.ops.backend import backend_for
 from neuroada.runs import report
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.environment import describe_device, environment, peak_memory
@@ -187,6 +188,13 @@ def _require_exact(recipe: Recipe, merge: dict[str, Any], folder: RunFolder) -> 
     )
 
 
+def _gradient_text(recipe: Recipe, device: torch.device) -> str | None:
+    if recipe.method != "neuroada":
+        return None
+    backend, reason = backend_for(device.type, getattr(torch, recipe.model.dtype))
+    return f"{backend}: {reason}"
+
+
 def _tokens_per_step(recipe: Recipe) -> int:
     training = recipe.training
     blocks = training.per_device_train_batch_size * training.gradient_accumulation_steps
@@ -206,6 +214,7 @@ def _header(
         ("data", f"{prepared.data_source}; {blocks}, {recipe.data.block_length} tokens each"),
         ("method", f"{method.label} ({settings}) on {layers} layers"),
         ("mode", placement(prepared.model)),
+        ("gradient", _gradient_text(recipe, device)),
         ("trainable", report.share_text(trainable, total)),
         ("device", describe_device(device)),
         (

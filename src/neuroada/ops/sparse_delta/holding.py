@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -30,7 +31,9 @@ def hold(weight: FrozenWeight, support: Support) -> None:
     with memory.lock:
         storage = flat(weight.alias())
         where, originals, values = entries(weight.alias(), support)
-        _register(weight, support, originals)
+        held = Held(weight, support, originals, _copied(support))
+        held.where()
+        _register(held)
         storage.index_put_((where,), values)
 
 
@@ -43,30 +46,31 @@ def _free_parameter(weight: FrozenWeight) -> Tensor:
     return weight.parameter
 
 
-def _register(weight: FrozenWeight, support: Support, originals: Tensor) -> None:
-    parameter = _free_parameter(weight)
-    memory = memory_of(parameter)
-    held = Held(weight, support, originals, version_of(parameter), memory)
-    HELD[parameter] = held
-    memory.held = held
+def _copied(support: Support) -> Support:
+    neurons = None if support.neurons is None else support.neurons.clone()
+    return replace(support, indices=support.indices.clone(), neurons=neurons)
+
+
+def _register(held: Held) -> None:
+    HELD[_free_parameter(held.weight)] = held
+    held.memory.held = held
+
+
+def _unregister(held: Held, parameter: Tensor) -> None:
+    held.memory.held = None
+    HELD.pop(parameter, None)
 
 
 def refresh(weight: FrozenWeight, support: Support) -> None:
     """Put the present deltas of a held support in place of earlier ones; hold it if none is held, or another is."""
-    parameter = weight.parameter
-    held = None if parameter is None else HELD.get(parameter)
-    if parameter is None or held is None or not _is_for(held, parameter, support):
+    held = None if weight.parameter is None else HELD.get(weight.parameter)
+    if held is None or not held.is_at(support):
         release(weight)
         hold(weight, support)
         return
     with held.memory.lock:
         flat(weight.alias()).index_put_((held.where(),), shifted(held.originals, support.deltas))
         held.support = support  # only now: deltas that are not in yet must not be taken for held ones
-
-
-def _is_for(held: Held, parameter: Tensor, support: Support) -> bool:
-    unchanged = held.memory is memory_of(parameter) and held.version == version_of(parameter)
-    return unchanged and held.support.indices is support.indices and held.support.neurons is support.neurons
 
 
 def release(weight: FrozenWeight) -> None:
@@ -105,33 +109,42 @@ class HeldTogether:
     """
 
     def __init__(self, supports: Sequence[tuple[FrozenWeight, Callable[[], Support]]]):
-        self._planned = [pair for pair in supports if _can_be_planned(pair[0], pair[1]())]
-        self._single = [pair for pair in supports if not any(pair is planned for planned in self._planned)]
+        self._supports = list(supports)
+        self._planned: list[Held] = []
         self._plan: SwapPlan | None = None
 
     def hold(self) -> None:
         """Put all of them in."""
-        if self._planned:
+        pairs = [(weight, support()) for weight, support in self._supports]
+        planned = [pair for pair in pairs if _can_be_planned(*pair)]
+        if planned:
             from neuroada.ops.sparse_delta.triton_plan import SwapPlan
 
-            plan = SwapPlan([(weight, support()) for weight, support in self._planned])
-            for (weight, support), originals in zip(self._planned, plan.originals(), strict=True):
-                _register(weight, support(), originals)
-            self._plan = plan
-            plan.write()
-        for weight, support in self._single:
-            hold(weight, support())
+            placed = [(weight, _copied(support)) for weight, support in planned]
+            self._plan = SwapPlan(placed)
+            for (weight, support), (_, own), originals in zip(planned, placed, self._plan.originals(), strict=True):
+                self._planned.append(Held(weight, support, originals, own))
+                _register(self._planned[-1])
+            self._plan.write()
+        for weight, support in pairs:
+            if not _can_be_planned(weight, support):
+                hold(weight, support)
 
     def refresh(self) -> None:
         """Put present deltas in place of earlier ones."""
+        pairs = [(weight, support()) for weight, support in self._supports]
+        planned = [support for weight, support in pairs if _can_be_planned(weight, support)]
+        if self._plan is not None and not _are_planned(self._planned, planned):
+            self.release()  # deltas or indices were replaced
+            self.hold()
+            return
         if self._plan is not None:
             self._plan.refresh()
-            for weight, support in self._planned:
-                held = HELD.get(weight.parameter)
-                if held is not None:
-                    held.support = support()
-        for weight, support in self._single:
-            refresh(weight, support())
+            for held, support in zip(self._planned, planned, strict=True):
+                held.support = support
+        for weight, support in pairs:
+            if not _can_be_planned(weight, support):
+                refresh(weight, support)
 
     def release(self) -> None:
         """Take all of them out, whatever happens on the way; may be called again after an interrupt.
@@ -143,14 +156,17 @@ class HeldTogether:
         if self._plan is not None:
             try:
                 self._plan.restore()
-            except WeightError as error:
+            except KeyboardInterrupt as interrupt:  # finish first
+                self._plan.restore()
+                failed = interrupt
+            except BaseException as error:  # release the others all the same
                 failed = error
-            for weight, _ in self._planned:
-                held = HELD.pop(weight.parameter, None)
-                if held is not None:
-                    held.memory.held = None
-            self._plan = None
-        for weight, _ in self._single:
+            for held in self._planned:
+                parameter = held.weight.parameter
+                if parameter is not None and HELD.get(parameter) is held:
+                    _unregister(held, parameter)
+            self._planned, self._plan = [], None
+        for weight, _ in self._supports:
             try:
                 release(weight)
             except KeyboardInterrupt as interrupt:  # finish first
@@ -166,3 +182,11 @@ def _can_be_planned(weight: FrozenWeight, support: Support) -> bool:
     parameter = weight.parameter
     planned = parameter is not None and uses_kernels(parameter)
     return planned and len(support.sources) == 1 and support.deltas is support.sources[0]
+
+
+def _are_planned(held: list[Held], supports: list[Support]) -> bool:
+    if len(held) != len(supports):
+        return False
+    return all(
+        one.is_at(support) and support.deltas is one.placed.deltas for one, support in zip(held, supports, strict=True)
+    )

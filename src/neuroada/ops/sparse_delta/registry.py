@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from neuroada.ops.sparse_delta.support import FrozenWeight, Support
+from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
 from neuroada.ops.sparse_delta.torch import positions
 
 
@@ -26,26 +26,51 @@ class Memory:
 class Held:
     """A support that stands in a weight.
 
-    originals: [N, K] in the weight's dtype. version: the weight's when they were read. together: the support was put in
-    with others in one launch.
+    originals: [N, K] in the weight's dtype. placed: the support with indices and neurons of its own, since a file may
+    be loaded into those of the layer meanwhile.
     """
 
     weight: FrozenWeight
     support: Support
     originals: Tensor
-    version: int
-    memory: Memory
-    together: bool = False
+    placed: Support
+    memory: Memory = field(init=False)
+    version: int = field(init=False)
+    _index_versions: tuple[int, ...] = field(init=False)
     _where: tuple[object, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        parameter = self.weight.parameter
+        assert parameter is not None
+        self.memory, self.version = memory_of(parameter), version_of(parameter)
+        self._index_versions = _index_versions(self.support)
 
     def where(self) -> Tensor:
         """int64 [N, K]: positions of the support in `flat` of the weight as it lies now."""
         alias = self.weight.alias()
         place = alias.device, alias.stride()
         if self._where is None or self._where[0] != place:
-            support = self.support.to(alias.device)
-            self._where = place, positions(alias, support.indices, support.neurons)
+            placed = self.placed.to(alias.device)
+            self._where = place, positions(alias, placed.indices, placed.neurons)
         return self._where[1]
+
+    def is_at(self, support: Support) -> bool:
+        """Whether a support belongs at the positions of this one, and the weight is still the same."""
+        parameter = self.weight.parameter
+        same = support.indices is self.support.indices and support.neurons is self.support.neurons
+        if parameter is None or not same or _index_versions(support) != self._index_versions:
+            return False
+        return self.memory is memory_of(parameter) and self.version == version_of(parameter)
+
+    def is_current(self, weight: FrozenWeight, support: Support) -> bool:
+        """Whether just these deltas stand in just this weight."""
+        if self.weight.parameter is not weight.parameter or self.support.stamp != support.stamp:
+            return False
+        return support.indices is not self.support.indices or _index_versions(support) == self._index_versions
+
+
+def _index_versions(support: Support) -> tuple[int, ...]:
+    return tuple(version_of(part) for part in (support.indices, support.neurons) if part is not None)
 
 
 HELD: WeakIdKeyDictionary = WeakIdKeyDictionary()

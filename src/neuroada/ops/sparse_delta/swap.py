@@ -46,7 +46,7 @@ def _in_place(
         return _lifted(alias, held, compute)
     if held is None:
         return _swapped(alias, support, compute)
-    if held.weight.parameter is weight.parameter and held.support.stamp == support.stamp:
+    if held.is_current(weight, support):
         return compute(alias)
     return _lifted(alias, held, lambda lifted: _swapped(lifted, support, compute))
 

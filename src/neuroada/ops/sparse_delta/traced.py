@@ -19,7 +19,7 @@ LIBRARY.define(
     "str mode, str product) -> Tensor"
 )
 LIBRARY.define(
-    "linear_backward(Tensor dy, Tensor x, Tensor weight, Tensor indices, Tensor deltas, Tensor? neurons, "
+    "linear_backward(Tensor dy, Tensor? x, Tensor weight, Tensor indices, Tensor deltas, Tensor? neurons, "
     "bool transposed, str mode, str product, bool for_x, bool for_deltas) -> (Tensor, Tensor)"
 )
 
@@ -43,7 +43,7 @@ def _linear(
 @torch.library.impl(LIBRARY, "linear_backward", "CompositeExplicitAutograd")
 def _linear_backward(
     dy: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     weight: Tensor,
     indices: Tensor,
     deltas: Tensor,
@@ -55,11 +55,12 @@ def _linear_backward(
     for_deltas: bool,
 ) -> tuple[Tensor, Tensor]:
     rows, frozen = dy.reshape(-1, dy.shape[-1]), FrozenWeight(weight, transposed, mode)
-    dx, gradient = x.new_empty(0), deltas.new_empty(0)
+    dx, gradient = dy.new_empty(0), deltas.new_empty(0)
     if for_x:
         support = Support(indices, deltas, neurons)
-        dx = with_support(frozen, support, lambda merged: rows @ merged.to(dy.dtype)).reshape(x.shape)
-    if for_deltas:
+        dx = with_support(frozen, support, lambda merged: rows @ merged.to(dy.dtype))
+        dx = dx.reshape(*dy.shape[:-1], dx.shape[-1])
+    if for_deltas and x is not None:
         gradient = delta_gradient(x.reshape(-1, x.shape[-1]), rows, indices, neurons, product).to(deltas.dtype)
     return dx, gradient
 
@@ -71,14 +72,17 @@ def _linear_shape(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 
 
 @torch.library.register_fake("neuroada::linear_backward", lib=LIBRARY)
-def _linear_backward_shape(dy: Tensor, x: Tensor, weight: Tensor, indices: Tensor, deltas: Tensor, *rest: Any) -> Any:
+def _linear_backward_shape(
+    dy: Tensor, x: Tensor | None, weight: Tensor, indices: Tensor, deltas: Tensor, *rest: Any
+) -> Any:
     for_x, for_deltas = rest[-2:]
-    return x.new_empty(x.shape if for_x else 0), deltas.new_empty(deltas.shape if for_deltas else 0)
+    inputs = weight.shape[0 if rest[1] else 1]
+    return dy.new_empty((*dy.shape[:-1], inputs) if for_x else 0), deltas.new_empty(deltas.shape if for_deltas else 0)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _, indices, deltas, neurons, *ctx.settings = inputs
-    ctx.save_for_backward(x, weight, indices, deltas, neurons)
+    ctx.save_for_backward(x if deltas.requires_grad else None, weight, indices, deltas, neurons)
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

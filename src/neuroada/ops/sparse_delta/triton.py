@@ -69,6 +69,11 @@ def available() -> tuple[bool, str]:
     return True, f"triton {version} on {name}"
 
 
+def is_interpreted() -> bool:
+    """Whether the kernels, which can be used, run in Triton's interpreter, on tensors of the CPU."""
+    return importlib.import_module("neuroada.ops.sparse_delta.triton_launch").INTERPRETED
+
+
 def panel_tokens(element_size: int) -> int:
     """T: tokens of one panel, for x of 2 or 4 bytes an element."""
     return LINE_BYTES // element_size

@@ -85,18 +85,22 @@ def _layer(weight: FrozenWeight, support: Support) -> _Layer:
 
 
 def _require_in_range(layers: list[_Layer]) -> None:
-    for layer in layers:
-        shape = layer.weight.alias().shape
-        for values, size in ((layer.support.neurons, shape[0]), (layer.support.indices, shape[1])):
-            if values is None or not values.numel():
-                continue
-            lowest, highest = (int(each) for each in values.aminmax())
-            if not 0 <= lowest <= highest < size:
-                raise ConfigError(
-                    ASKED,
-                    f"a support reaches from {lowest} to {highest} in a weight of shape {list(shape)}",
-                    "Give each weight its own support",
-                )
+    parts = [
+        (part, size, layer.weight.alias().shape)
+        for layer in layers
+        for part, size in zip((layer.support.neurons, layer.support.indices), layer.weight.alias().shape, strict=True)
+        if part is not None and part.numel()
+    ]
+    if not parts:
+        return
+    ends = torch.stack([torch.stack(part.aminmax()).long().to(parts[0][0].device) for part, _, _ in parts]).tolist()
+    for (_, size, shape), (lowest, highest) in zip(parts, ends, strict=True):
+        if not 0 <= lowest <= highest < size:
+            raise ConfigError(
+                ASKED,
+                f"a support reaches from {lowest} to {highest} in a weight of shape {list(shape)}",
+                "Give each weight its own support",
+            )
 
 
 def _require_apart(layers: list[_Layer]) -> None:
