@@ -39,4 +39,6 @@ done
 for model in $FIGURE; do
   step --shape "$model" --batch 2 --methods neuroada,lora,scatter,mask,full --k 1
 done
+neuroada bench switch --device "$DEVICE" --output "$RESULTS/switch.jsonl"
+neuroada bench select --device "$DEVICE" --shape "${MODELS%% *}" --output "$RESULTS/select.jsonl"
 [ "$RESULTS" != benchmarks/results ] || neuroada bench render

@@ -61,7 +61,7 @@ def test_an_arrow_the_wrong_way_is_noticed():
     assert imported_parts("def late():\n    from neuroada.runs.train import run\n") == {"runs"}
 
 
-def test_reports_need_no_torch():
+def test_reports_name_no_torch_by_any_detour():
     reports = sorted((PACKAGE / "report").rglob("*.py"))
     needed = reached_from(reports)
     assert reports

@@ -122,7 +122,7 @@ def test_switching_disabling_and_holding():
 def test_dtypes_that_do_not_fit_are_refused_as_without_compiling():
     model = get_peft_model(tiny("llama"), NeuroAdaConfig(k=1))
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
-    with pytest.raises(WeightError, match="the input is torch.float64 and the weight torch.float32"):
+    with pytest.raises(WeightError, match=r"the input is torch\.float64 and the weight torch\.float32"):
         torch.compile(layer, backend="aot_eager")(torch.ones(2, layer.in_features, dtype=torch.float64))
 
 

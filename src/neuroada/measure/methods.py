@@ -90,9 +90,12 @@ def _of_peft(config: str) -> Wrap:
         found = getattr(peft, config, None)
         if found is None:
             raise NotAvailableError(f"not in this PEFT ({peft.__version__}): it has no {config}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            wrapped = get_peft_model(model, found(target_modules=names, **settings))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wrapped = get_peft_model(model, found(target_modules=names, **settings))
+        except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+            raise NotAvailableError(f"{type(error).__name__}: {error}") from error
         return Trainee(wrapped, _trained(wrapped))
 
     return wrap
@@ -155,10 +158,7 @@ def wrap_copy(method: Method, base: nn.Module) -> Trainee:
     model = copy.deepcopy(base) if method.writes_base else _sharing_copy(base)
     if isinstance(model, PreTrainedModel):
         model.enable_input_require_grads()  # the same gradient reaches the same place with every method
-    try:
-        return method.wrap(model, adapted_names(model), method.settings)
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise NotAvailableError(f"{type(error).__name__}: {error}") from error
+    return method.wrap(model, adapted_names(model), method.settings)
 
 
 def _sharing_copy(base: nn.Module) -> nn.Module:

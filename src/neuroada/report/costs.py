@@ -17,14 +17,17 @@ SELECT_HEADER = ("strategy", "one block", "all blocks", "peak memory")
 
 def plan_table(records: Sequence[Record]) -> str:
     """Planned and measured peaks of training, each method and batch size."""
-    found: dict[tuple[str, str, int | None], list[Group]] = {}
+    found: dict[tuple[str, str, int | None, str], list[Group]] = {}
     for group in grouped(record for record in records if record.kind == "plan"):
-        found.setdefault((group.newest.shape.name, group.newest.dtype, group.newest.sequence), []).append(group)
+        newest = group.newest
+        key = newest.shape.name, newest.dtype, newest.sequence, machine_text(newest.machine)
+        found.setdefault(key, []).append(group)
     return "\n\n".join(_plans(groups) for groups in found.values()) or NOT_MEASURED
 
 
 def _plans(groups: list[Group]) -> str:
-    rows = sorted((row.label, group.newest.batch or 0, row) for group in groups for row in group.rows)
+    rows = [(row.label, group.newest.batch or 0, row) for group in groups for row in group.rows]
+    rows.sort(key=lambda each: each[:2])
     records = [record for group in groups for record in group.records]
     sequence = records[-1].sequence
     heading = f"{_heading('Plans for', records)} Sequences of {sequence} tokens; {records[-1].notes['measured']}."

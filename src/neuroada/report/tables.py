@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from neuroada.measure.record import Record
+from neuroada.report.costs import plan_table, select_table, switch_table
 from neuroada.report.figure5 import figure5_table
 from neuroada.report.op import op_table, product_table
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
@@ -83,6 +84,9 @@ TABLES: dict[str, Table] = {
     "product": product_table,
     "table1": table1,
     "figure5": figure5_table,
+    "plan": plan_table,
+    "switch": switch_table,
+    "select": select_table,
 }
 """What `<!-- table:NAME -->` in a Markdown file can name."""
 
