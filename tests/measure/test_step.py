@@ -162,7 +162,7 @@ def failing(error: Exception):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nmore"), "out of memory", "3 GiB.$"),
         (ImportError("needs package bitsandbytes"), "not available", "ImportError: needs package"),
-        (ValueError("no such layer kind"), "not available", "no such layer kind"),
+        (ValueError("a fault of ours"), "failed", "ValueError: a fault of ours"),
         (RuntimeError("sizes differ"), "failed", "RuntimeError: sizes differ"),
     ],
 )
@@ -183,6 +183,12 @@ def test_a_method_that_fails_in_a_step_is_a_row(monkeypatch: pytest.MonkeyPatch)
     frozen, bad = run_step(plan(methods=("bad",)))
     assert (frozen.status, bad.status) == ("ok", "out of memory")
     assert "step_time" not in bad.measurements
+
+
+def test_a_method_that_peft_refuses_is_not_available(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neuroada.measure.methods.get_peft_model", failing(ValueError("no such layer kind")))
+    _, refused = run_step(plan(methods=("lora",)))
+    assert (refused.status, refused.reason) == ("not available", "ValueError: no such layer kind")
 
 
 def test_a_method_that_this_peft_lacks_is_a_row(monkeypatch: pytest.MonkeyPatch):

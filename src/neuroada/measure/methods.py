@@ -94,7 +94,7 @@ def _of_peft(config: str) -> Wrap:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 wrapped = get_peft_model(model, found(target_modules=names, **settings))
-        except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError) as error:
             raise NotAvailableError(f"{type(error).__name__}: {error}") from error
         return Trainee(wrapped, _trained(wrapped))
 
@@ -158,7 +158,10 @@ def wrap_copy(method: Method, base: nn.Module) -> Trainee:
     model = copy.deepcopy(base) if method.writes_base else _sharing_copy(base)
     if isinstance(model, PreTrainedModel):
         model.enable_input_require_grads()  # the same gradient reaches the same place with every method
-    return method.wrap(model, adapted_names(model), method.settings)
+    try:
+        return method.wrap(model, adapted_names(model), method.settings)
+    except ImportError as error:
+        raise NotAvailableError(f"{type(error).__name__}: {error}") from error
 
 
 def _sharing_copy(base: nn.Module) -> nn.Module:
