@@ -67,3 +67,10 @@ def test_freed_blocks_are_returned():
 def test_unknown_methods_list_the_known():
     with pytest.raises(ConfigError, match=r"method 'mask': .*Known: neuroada, lora, full"):
         PlanCheck(methods=("mask",))
+
+
+@pytest.mark.parametrize(("fields", "message"), [({"batches": (1, 0)}, "--batch 0"), ({"sequence": 999}, "--seq 999")])
+def test_nothing_is_measured_before_all_is_checked(fields, message, tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(module, "call_in_fresh_process", lambda *arguments: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=message):
+        run_plan_check(PlanCheck(str(tiny_model_dir), **fields))

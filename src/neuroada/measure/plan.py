@@ -73,14 +73,22 @@ class PlanCheck:
 
 
 def run_plan_check(check: PlanCheck, console: Console | None = None) -> list[Record]:
-    """One record for each method and batch size, with the planned and the measured peak."""
+    """One record for each method and batch size, with the planned and the measured peak.
+
+    Raises:
+        MissingInputError: the model is not there.
+        ConfigError: something that `neuroada plan` refuses.
+    """
+    requests = {batch: check.request(batch) for batch in check.batches}
+    for request in requests.values():
+        _ = request.skeleton
     shared = provenance(CPU, check.seed)
     with counting(console, "Plans", 3 * len(check.methods) * len(check.batches)) as advance:
         records = []
         for method in check.methods:
             for batch in check.batches:
                 advance(f"{method}, batch {batch}: planning", 0)
-                planned = Simulator(check.request(batch), method, check.checkpointing).peak(batch)
+                planned = Simulator(requests[batch], method, check.checkpointing).peak(batch)
                 advance(f"{method}, batch {batch}: training", 1)
                 arguments = {"check": check, "method": method, "batch": batch}
                 found = {}

@@ -124,7 +124,7 @@ def _plan_one(request: Request, method: str, say: Callable[[str], None]) -> Meth
 
 
 def _applied(request: Request, method: str, model: PreTrainedModel) -> nn.Module:
-    """The model wrapped by a PEFT method; masked and full fine-tuning are left to `_trained`."""
+    """The model wrapped by a PEFT method; as it is for masked and full fine-tuning, which need no wrapper."""
     if method not in METHODS:
         return model
     settings = {"neuroada": {"k": request.k}, "lora": {"r": request.rank}}[method]
