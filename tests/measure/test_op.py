@@ -81,7 +81,7 @@ def test_a_method_that_fails_is_a_row_of_each_layer(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(METHODS, "bad", Method("bad", refuse))
     records = run_op(plan(methods=("bad",)))
-    assert [record.status for record in records] == ["ok", "not available"] * 4
+    assert [record.status for record in records] == ["ok", "failed"] * 4
     assert {record.shape.sizes["count"] for record in records} == {4, 2}
 
 
