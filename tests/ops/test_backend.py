@@ -153,6 +153,14 @@ def test_pinning_for_the_process(monkeypatch):
         set_backend("nunba")
 
 
+def test_a_single_delta_a_neuron_needs_no_numba_unless_pinned(monkeypatch):
+    monkeypatch.setattr(backend, "_pinned", "auto")
+    assert backend_for("cpu", torch.float32, 1)[0] == "torch"
+    assert backend_for("cpu", torch.float32, 2)[0] == "numba"
+    monkeypatch.setattr(backend, "_pinned", "numba")
+    assert backend_for("cpu", torch.float32, 1) == ("numba", "as asked")
+
+
 def test_a_numba_that_cannot_be_used_is_told_and_left_aside(monkeypatch):
     def broken(name):
         raise ImportError("Numba needs NumPy 2.3 or less")

@@ -117,6 +117,28 @@ def test_auto_is_dense_above_the_crossover(backend, over, chosen, monkeypatch):
     assert calls == expected.get((chosen, backend), ["dense_product"] * 2)
 
 
+SIXTEEN_BITS = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("entries", [1, 40, 1 << 20])
+@pytest.mark.parametrize("emulated", [True, False])
+@pytest.mark.parametrize("half", SIXTEEN_BITS, ids=str)
+def test_input_gradients_with_and_without_instructions(case, mode, half, emulated, entries, monkeypatch):
+    monkeypatch.setattr(gradient, "lacks_instructions", lambda device, dtype: emulated)
+    monkeypatch.setattr(gradient, "WIDENED_FROM", 0)
+    monkeypatch.setattr(pieces, "BLOCK_ENTRIES", entries)
+    require_good_gradients(build(case, half), mode, "sparse")
+
+
+@pytest.mark.parametrize("half", SIXTEEN_BITS, ids=str)
+def test_an_emulated_product_is_made_in_float32_and_rounded_once(half, monkeypatch):
+    monkeypatch.setattr(gradient, "lacks_instructions", lambda device, dtype: True)
+    dy, weight = torch.randn(16, 301).to(half), torch.randn(301, 7).to(half)
+    exact_once = (dy.double() @ weight.double()).to(half)
+    assert torch.equal(gradient.input_gradient(dy, weight), exact_once)
+    assert torch.equal(gradient.input_gradient(dy[:15], weight), dy[:15] @ weight)
+
+
 def test_gradcheck(case, mode, product):
     problem = build(case, torch.float64).with_gradients()
 

@@ -70,19 +70,19 @@ def test_without_numba_the_gradient_is_made_in_plain_torch(monkeypatch):
     backend._resolved.cache_clear()
     monkeypatch.setattr(numba, "sampled_product", None)
     try:
-        deltas = torch.zeros(5, 1, requires_grad=True)
-        sparse_delta_linear(torch.ones(2, 300), torch.ones(5, 300), torch.zeros(5, 1).int(), deltas).sum().backward()
+        indices, deltas = torch.arange(10).view(5, 2), torch.zeros(5, 2, requires_grad=True)
+        sparse_delta_linear(torch.ones(2, 300), torch.ones(5, 300), indices, deltas).sum().backward()
     finally:
         backend._resolved.cache_clear()
-    assert torch.equal(deltas.grad, torch.full((5, 1), 2.0))
+    assert torch.equal(deltas.grad, torch.full((5, 2), 2.0))
 
 
 def test_numba_is_loaded_with_the_first_gradient_only():
     script = """
 import sys, torch, neuroada
 assert "numba" not in sys.modules
-deltas = torch.zeros(5, 1, requires_grad=True)
-neuroada.sparse_delta_linear(torch.ones(2, 300), torch.ones(5, 300), torch.zeros(5, 1).int(), deltas).sum().backward()
+indices, deltas = torch.arange(10).view(5, 2), torch.zeros(5, 2, requires_grad=True)
+neuroada.sparse_delta_linear(torch.ones(2, 300), torch.ones(5, 300), indices, deltas).sum().backward()
 assert "numba" in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from .triton_kernels import DEVICE, INTERPRETED, triton, triton_launch, triton_product
+from .triton_kernels import DEVICE, INTERPRETED, triton, triton_launch
 
 available = triton.available.__wrapped__
 GPU = {"is_available": True, "get_device_capability": (9, 0), "get_device_name": "NVIDIA H200", "current_device": 0}
@@ -128,35 +128,6 @@ def test_a_split_sum_covers_every_panel_once(tokens, neurons, entries, size):
     assert (parts - 1) * length < panels <= parts * length
     assert parts == 1 or length >= triton.SPLIT_ABOVE
     assert parts == 1 or parts * neurons * entries <= triton.PROGRAMS * 128
-
-
-@pytest.mark.parametrize("tokens", [0, 65, 700])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_counted_bytes_are_those_of_the_tensors(tokens, dtype, monkeypatch):
-    """N·K > I, so that every column is gathered: x, the panels twice, dy, indices, and the sums."""
-    x, dy = torch.randn(tokens, 7, device=DEVICE).to(dtype), torch.randn(tokens, 5, device=DEVICE).to(dtype)
-    indices, made = torch.arange(7, dtype=torch.int32, device=DEVICE).expand(5, 7)[:, :2].contiguous(), {}
-
-    def remember(kernel, grid, device, *arguments, **constants):
-        made[kernel] = arguments
-        launch(kernel, grid, device, *arguments, **constants)
-
-    launch = triton_product.launch
-    monkeypatch.setattr(triton_product, "launch", remember)
-    result = triton_product.sampled_product(x, dy, indices)
-    counted = triton.product_bytes(tokens, 7, 5, 5, 2, x.element_size())
-    if not tokens:
-        assert counted == result.nbytes
-        return
-    panels, sums = made[triton_product.panels_kernel][2], made[triton_product.product_kernel][4]
-    expected = x.nbytes + 2 * panels.nbytes + dy.nbytes + indices.nbytes
-    expected += result.nbytes if len(sums) == 1 else 2 * sums.nbytes + result.nbytes
-    assert (len(sums) > 1) == (tokens == 700)
-    assert counted == expected
-    assert triton.panels_bytes(tokens, 7, x.element_size()) == x.nbytes + panels.nbytes
-    assert (
-        triton.cache_bytes(tokens, 5, 2, x.element_size()) == 10 * panels[:, 0].numel() * x.element_size() + dy.nbytes
-    )
 
 
 def test_the_products_meet_where_their_times_do():

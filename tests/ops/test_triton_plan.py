@@ -78,7 +78,6 @@ def test_deltas_of_any_type(dtype, delta_dtype):
 def test_one_launch_for_all_weights_of_a_dtype(launched):
     problems = [*problems_of(*SOME), *problems_of(LARGE, PRIMES, dtype=torch.float32)]
     plan = plan_of(problems)
-    assert (len(plan), plan.launches) == (len(SOME) + 2, 2)
     require_exact(problems, plan)
     assert launched == ["read", "read", "write", "write", "restore", "restore"]
     plan.write()
@@ -301,7 +300,7 @@ def test_what_cannot_be_planned_is_refused(reason):
 def test_weights_side_by_side_in_one_storage_are_apart():
     for first, second in combinations((SHARED[:6], SHARED[6:12], SHARED[12:]), 2):
         support = Support(torch.zeros(6, 1, device=DEVICE).int(), torch.ones(6, 1, device=DEVICE))
-        assert len(SwapPlan([(FrozenWeight(first), support), (FrozenWeight(second), support)])) == 2
+        assert len(SwapPlan([(FrozenWeight(first), support), (FrozenWeight(second), support)]).originals()) == 2
 
 
 @pytest.mark.parametrize("task", ["read", "write", "restore"])

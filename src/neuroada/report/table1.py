@@ -16,9 +16,8 @@ PUBLISHED = (
 """Model, d of a projection [d, d], and the paper's values: mask in MiB, NeuroAda k=1 in MiB, ratio."""
 
 INDEX_BYTES = 4
-DELTA_BYTES = {"float32": 4, "bfloat16": 2}
-PUBLISHED_BYTES = 2 + 2
 """The paper counts an index of two bytes; ours are int32, which no layer outgrows."""
+DELTA_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def mask_bytes(out_features: int, in_features: int) -> int:

@@ -191,7 +191,7 @@ def _require_exact(recipe: Recipe, merge: dict[str, Any], folder: RunFolder) -> 
 def _gradient_text(recipe: Recipe, device: torch.device) -> str | None:
     if recipe.method != "neuroada":
         return None
-    backend, reason = backend_for(device.type, getattr(torch, recipe.model.dtype))
+    backend, reason = backend_for(device.type, getattr(torch, recipe.model.dtype), recipe.neuroada.get("k"))
     return f"{backend}: {reason}"
 
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, WeightError
-from neuroada.ops.sparse_delta.gradient import delta_gradient
+from neuroada.ops.sparse_delta.gradient import delta_gradient, input_gradient
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
 from neuroada.ops.sparse_delta.swap import with_support
 
@@ -54,7 +54,7 @@ class _SupportLinear(torch.autograd.Function):
                 support = ctx.support
                 if support is not None and support.deltas is not deltas:  # a hook gave back another tensor
                     support = replace(support, deltas=deltas)
-                dx = with_support(ctx.weight, support, lambda merged: rows @ merged.to(ctx.dtype)).reshape(ctx.x_shape)
+                dx = with_support(ctx.weight, support, lambda merged: input_gradient(rows, merged)).reshape(ctx.x_shape)
             if needs_deltas:
                 d_deltas = delta_gradient(kept, rows, ctx.places, ctx.support.neurons, ctx.product).to(deltas.dtype)
             if needs_bias:

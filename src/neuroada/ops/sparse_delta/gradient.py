@@ -1,19 +1,24 @@
-"""The deltas' gradient: which product, which backend."""
+"""The gradients of the deltas and of the input: which product, which backend."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from neuroada.ops.backend import backend_for
+from neuroada.ops.processor import lacks_instructions
 from neuroada.ops.sparse_delta import library, torch, triton
 
-DENSE_ABOVE = {"torch": 1 / 256, "numba": 1 / 16}
+DENSE_ABOVE = {"torch": 1 / 128, "numba": 1 / 16}
 """Fraction of a row above which the dense product, gathered, is used instead of the sampled one.
 
-Measured with 1,024 tokens on Cascade Lake cores (AVX-512, no bfloat16 instructions). torch, I=2048, O=5504, two cores:
-equally fast at K=4 to 5 in float32 and at K=11 in bfloat16, that is at 1/450 and 1/190 of a row. numba, one core: at
-1/15 of a row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. Triton's is in triton.py.
+Measured with 1,024 tokens on Cascade Lake cores (AVX-512, no bfloat16 instructions). torch, two cores: equally fast at
+K=18 to 20 for I=2048, O=5504, above K=20 for I=5504, O=2048, at K=10 for I=576, O=1536. numba, one core: at 1/15 of a
+row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. Triton's is in triton.py.
 """
+
+WIDENED_FROM = 16
+"""Tokens from which casting the weight costs less than emulating its product, measured on Cascade Lake in bfloat16:
+equal at 8 for 2048 x 2048, 3 to 4 times faster at 1,024."""
 
 
 def delta_gradient(
@@ -32,7 +37,7 @@ def delta_gradient(
     Returns:
         [N, K], float32 (float64 for float64 inputs).
     """
-    backend, _ = backend_for(x.device.type, x.dtype)
+    backend, _ = backend_for(x.device.type, x.dtype, indices.shape[1])
     if product == "auto":
         above = triton.DENSE_ABOVE[x.element_size()] if backend == "triton" else DENSE_ABOVE[backend]
         product = "dense" if indices.shape[1] > above * x.shape[1] else "sparse"
@@ -41,3 +46,18 @@ def delta_gradient(
     if backend == "torch":
         return torch.sampled_product(x, dy, indices, neurons)
     return library.sampled_product(x, dy, indices, neurons)
+
+
+def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    """dx = dy W, in float32 where the processor would emulate the 16-bit product, several times slower.
+
+    Args:
+        dy: [B, O], any float dtype.
+        weight: [O, I], any float dtype and layout; cast to dy's.
+
+    Returns:
+        [B, I], dy's dtype, rounded once.
+    """
+    if len(dy) >= WIDENED_FROM and lacks_instructions(dy.device.type, dy.dtype):
+        return torch.widened_product(dy, weight)
+    return dy @ weight.to(dy.dtype)

@@ -12,6 +12,10 @@ from neuroada.ops.sparse_delta.support import Support
 BLOCK_ENTRIES = 1 << 20
 """Entries of x, or of dense rows, that the gradient works on at a time: 4 MiB in float32. A choice, not measured."""
 
+FEW = 3
+"""Deltas a neuron up to which single columns are gathered for blocks of tokens: on two Cascade Lake cores with 1,024
+tokens, I=2048, O=5504, 12 against 35 ms at K=1 and 17 against 34 at K=2."""
+
 
 def positions(weight: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
     """Offsets of the support in the storage of a weight of any layout, from its first element.
@@ -79,12 +83,28 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
     Returns:
         [N, K], float32 (float64 for float64 inputs), accumulated in that type.
     """
-    columns, wide = x.T.contiguous(), torch.promote_types(x.dtype, torch.float32)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if indices.shape[1] <= FEW:
+        return _sum_over_tokens(x, dy, indices, neurons, wide)
+    columns = x.T.contiguous()
     gradient = torch.empty(indices.shape, dtype=wide, device=x.device)
     for block in _blocks(len(indices), indices.shape[1] * x.shape[0]):
-        gathered = columns[indices[block].long()].to(wide)  # [rows, K, B]
-        rows = _rows(dy, neurons, block).to(wide)
-        gradient[block] = torch.bmm(rows.unsqueeze(1), gathered.transpose(1, 2)).squeeze(1)
+        gathered = columns.index_select(0, indices[block].reshape(-1).long()).to(wide)  # [rows · K, B]
+        rows = _rows(dy, neurons, block).to(wide).unsqueeze(2)  # [rows, B, 1]
+        gradient[block] = torch.bmm(gathered.view(len(rows), indices.shape[1], len(x)), rows).squeeze(2)
+    return gradient
+
+
+def _sum_over_tokens(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None, wide: torch.dtype) -> Tensor:
+    """The sampled product without a transposed copy of x or dy, a block of tokens at a time: one pass for each of K."""
+    gradient = torch.zeros(indices.shape, dtype=wide, device=x.device)
+    columns = indices.T.long()
+    for block in _blocks(len(x), len(indices)):
+        inputs, errors = x[block].to(wide), dy[block].to(wide)
+        if neurons is not None:
+            errors = errors.index_select(1, neurons.long())
+        for j, column in enumerate(columns):
+            gradient[:, j] += inputs.index_select(1, column).mul_(errors).sum(0)
     return gradient
 
 
@@ -101,6 +121,22 @@ def dense_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None
         rows = _rows(dy, neurons, block).to(factor)
         gradient[block] = (rows @ columns).gather(1, indices[block].long())
     return gradient
+
+
+def widened_product(dy: Tensor, weight: Tensor) -> Tensor:
+    """dy W with both factors in float32, a block of the weight's columns at a time.
+
+    Args:
+        dy: [B, O], a 16-bit dtype.
+        weight: [O, I], any float dtype and layout; rounded to dy's first.
+
+    Returns:
+        [B, I], dy's dtype, rounded once.
+    """
+    dx, rows = dy.new_empty(len(dy), weight.shape[1]), dy.float()
+    for block in _blocks(weight.shape[1], weight.shape[0]):
+        dx[:, block] = rows @ weight[:, block].to(dy.dtype).float()
+    return dx
 
 
 def _rows(dy: Tensor, neurons: Tensor | None, block: slice) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroada.ops.sparse_delta.gradient import delta_gradient
+from neuroada.ops.sparse_delta.gradient import delta_gradient, input_gradient
 from neuroada.ops.sparse_delta.library import LIBRARY
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support
 from neuroada.ops.sparse_delta.swap import with_support
@@ -58,7 +58,7 @@ def _linear_backward(
     dx, gradient = dy.new_empty(0), deltas.new_empty(0)
     if for_x:
         support = Support(indices, deltas, neurons)
-        dx = with_support(frozen, support, lambda merged: rows @ merged.to(dy.dtype))
+        dx = with_support(frozen, support, lambda merged: input_gradient(rows, merged))
         dx = dx.reshape(*dy.shape[:-1], dx.shape[-1])
     if for_deltas and x is not None:
         gradient = delta_gradient(x.reshape(-1, x.shape[-1]), rows, indices, neurons, product).to(deltas.dtype)

@@ -1,4 +1,4 @@
-"""The kernels on CUDA: whether they can run, the bytes they move, and where the dense product overtakes them.
+"""The kernels on CUDA: whether they can run, and where the dense product overtakes them.
 
 They are in the `triton_*.py` files, which import triton; this module does not before it is asked.
 None of it has yet been measured on a GPU: every constant below is reasoned, and is for a benchmark to confirm.
@@ -93,38 +93,3 @@ def split(tokens: int, neurons: int, entries: int, element_size: int) -> tuple[i
     parts = max(1, min(PROGRAMS // programs, panels // SPLIT_ABOVE))
     length = ceil(panels / parts)
     return ceil(panels / length), length
-
-
-def product_bytes(tokens: int, inputs: int, outputs: int, neurons: int, entries: int, element_size: int) -> int:
-    """Bytes of main memory that one `sampled_product` must move, each tensor once and nothing found in a cache.
-
-    x is read and written as panels, of which at most N·K columns are read again; dy is read once; indices are int32,
-    sums float32. For products from panels that exist already, take away `panels_bytes`.
-
-    Args:
-        tokens, inputs, outputs, neurons, entries: B, I, O, N, K.
-        element_size: bytes of an element of x and dy: 2 or 4.
-    """
-    if not tokens:
-        return 4 * neurons * entries
-    parts, _ = split(tokens, neurons, entries, element_size)
-    width = panel_tokens(element_size)
-    gathered = min(inputs, neurons * entries) * ceil(tokens / width) * width * element_size
-    sums = 4 * neurons * entries * (1 if parts == 1 else 2 * parts + 1)
-    factors = tokens * min(neurons, outputs) * element_size + 4 * neurons * entries
-    return panels_bytes(tokens, inputs, element_size) + gathered + factors + sums
-
-
-def panels_bytes(tokens: int, columns: int, element_size: int) -> int:
-    """Bytes of main memory that one `token_panels` must move for this many columns of x."""
-    width = panel_tokens(element_size)
-    return columns * (tokens + ceil(tokens / width) * width) * element_size
-
-
-def cache_bytes(tokens: int, neurons: int, entries: int, element_size: int) -> int:
-    """Bytes that the second-level cache must deliver to the product: every gathered column, and dy once for each block
-    of entries. From K of about 2 on, this and not main memory is the limit."""
-    width = panel_tokens(element_size)
-    _, block_entries = entry_block(entries)
-    columns = neurons * entries * ceil(tokens / width) * width
-    return (columns + tokens * neurons * ceil(entries / block_entries)) * element_size

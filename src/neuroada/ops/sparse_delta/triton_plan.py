@@ -198,15 +198,6 @@ class SwapPlan:
         }
         return [kept[id(layer)] for layer in self._layers]
 
-    def __len__(self) -> int:
-        """The number of weights."""
-        return len(self._layers)
-
-    @property
-    def launches(self) -> int:
-        """Launches of one `refresh` or `restore`; a first `write` takes twice as many."""
-        return len(self._groups)
-
     def write(self) -> None:
         """Keep the originals of all weights, and write original + delta; where they are in already, `refresh`.
 
@@ -254,7 +245,7 @@ class SwapPlan:
         if lost:
             raise WeightError(
                 "Taking supports out of weights",
-                f"{lost} of {len(self)} weights were written to, reshaped or freed while their supports were in",
+                f"{lost} of {len(self._layers)} weights were written to, reshaped or freed while their supports were in",
                 "Load the base weights again while no supports are in",
             )
 
