@@ -245,7 +245,7 @@ class SwapPlan:
         if lost:
             raise WeightError(
                 "Taking supports out of weights",
-                f"{lost} of {len(self._layers)} weights were written to, reshaped or freed while their supports were in",
+                f"{lost} of {len(self._layers)} weights were written to, reshaped or freed while supports were in them",
                 "Load the base weights again while no supports are in",
             )
 
