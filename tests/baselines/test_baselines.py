@@ -6,10 +6,13 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from neuroada import NeuroAdaConfig
 from neuroada.baselines import wrap_mask, wrap_scatter
 from neuroada.baselines.mask import mask_of
+from neuroada.errors import ConfigError
+from neuroada.ops.sparse_delta import Support
 
 INPUTS, HIDDEN, OUTPUTS, TOKENS, K = 23, 19, 11, 7, 3
 NAMES = ["0", "2"]
@@ -93,3 +96,30 @@ def test_nothing_else_is_trained(wrap):
     model = network().requires_grad_(True)
     trained = wrap(model, NAMES, K)
     assert {id(parameter) for parameter in model.parameters() if parameter.requires_grad} == {id(p) for p in trained}
+
+
+def test_mask_of_given_supports_covers_just_those_entries():
+    model = network()
+    indices, neurons = torch.tensor([[1, 4], [0, 22]]), torch.tensor([3, 17])
+    first = torch.zeros(OUTPUTS, 1, dtype=torch.int32)
+    supports = {"0": Support(indices, torch.zeros(2, 2), neurons), "2": Support(first, torch.zeros(OUTPUTS, 1))}
+    weights = wrap_mask(model, supports=supports)
+    model(torch.ones(1, INPUTS, dtype=torch.float64)).sum().backward()
+    assert [weight.shape for weight in weights] == [(HIDDEN, INPUTS), (OUTPUTS, HIDDEN)]
+    assert weights[0].grad.nonzero().tolist() == [[3, 1], [3, 4], [17, 0], [17, 22]]
+    assert weights[1].grad.nonzero().tolist() == [[row, 0] for row in range(OUTPUTS)]
+
+
+def test_mask_of_a_weight_that_is_stored_transposed():
+    torch.manual_seed(0)
+    model = nn.Sequential(Conv1D(OUTPUTS, INPUTS))
+    (weight,) = wrap_mask(model, ["0"], 1)
+    model(torch.ones(1, INPUTS)).sum().backward()
+    assert torch.equal(weight.grad.T != 0, mask_of(weight.detach().T, 1))
+    assert (weight.grad != 0).sum(0).tolist() == [1] * OUTPUTS
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "neither"), ({"k": 1, "supports": {}}, "both")])
+def test_mask_needs_one_way_to_choose_entries(given, found):
+    with pytest.raises(ConfigError, match=rf"Mask-based tuning: .*{found}.* given. Give names and k, or supports"):
+        wrap_mask(network(), **given)
