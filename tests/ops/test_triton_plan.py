@@ -232,8 +232,8 @@ def test_a_weight_that_its_originals_no_longer_belong_to_is_left_alone(loss):
     with pytest.raises(WeightError) as caught:
         plan.restore()
     assert str(caught.value) == (
-        "Taking supports out of weights: 1 of 3 weights were written to, reshaped or freed while their supports "
-        "were in. Load the base weights again while no supports are in."
+        "Taking supports out of weights: 1 of 3 weights were written to, reshaped or freed while supports "
+        "were in them. Load the base weights again while no supports are in."
     )
     plan.restore()
     assert all_equal(bytes_of(problems), [before[0], left, before[2]])

@@ -124,7 +124,7 @@ def dense_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None
 
 
 def widened_product(dy: Tensor, weight: Tensor) -> Tensor:
-    """dy W with both factors in float32, a block of the weight's columns at a time.
+    """dy W with both factors in float32, a block of the weight at a time, cut along its longer side.
 
     Args:
         dy: [B, O], a 16-bit dtype.
@@ -133,8 +133,14 @@ def widened_product(dy: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [B, I], dy's dtype, rounded once.
     """
-    dx, rows = dy.new_empty(len(dy), weight.shape[1]), dy.float()
-    for block in _blocks(weight.shape[1], weight.shape[0]):
+    outputs, inputs = weight.shape
+    if outputs > inputs:
+        total = torch.zeros(len(dy), inputs, device=dy.device)
+        for block in _blocks(outputs, inputs):
+            total.addmm_(dy[:, block].float(), weight[block].to(dy.dtype).float())
+        return total.to(dy.dtype)
+    dx, rows = dy.new_empty(len(dy), inputs), dy.float()
+    for block in _blocks(inputs, outputs):
         dx[:, block] = rows @ weight[:, block].to(dy.dtype).float()
     return dx
 
