@@ -9,15 +9,23 @@ import typer
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a bundled recipe, or path of a recipe file.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]", help="Name of a bundled recipe, or path of a recipe file; with --resume the run's own."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as in training.learning_rate=7e-4."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model: a directory or a hub id.")] = None,
     text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Train on the .txt files of this folder.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Train on the pairs or conversations in this JSON lines file (task instruct).")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Run folder to make; default: runs/RECIPE-DATE-TIME.", show_default=False)
     ] = None,
@@ -38,13 +46,15 @@ def train(
 
     if resume and output is None:
         raise ConfigError("--resume", "no --output says which run", "Add --output with the run's folder")
-    path = find_recipe(recipe)
-    values = {"model.name": model, "data.text": text, "data.data_dir": data_dir}
+    if recipe is None and not resume:
+        raise ConfigError("neuroada train", "no recipe is named", "Choose one of those that `neuroada recipes` lists")
+    path = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
+    values = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
     resolved = load_recipe(path, overrides or (), {k: v for k, v in values.items() if v is not None})
     output = output or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         run(resolved, output, console, resume=resume, dry_run=dry_run)
     except KeyboardInterrupt:
         if (output / "recipe.yaml").is_file():
-            console.print(f"\nTo go on: the same command with --resume --output {output}", soft_wrap=True)
+            console.print(f"\nTo go on: neuroada train --resume --output {output}", soft_wrap=True)
         raise

@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
-COMMANDS = ([], ["train"], ["plan"], ["bench"], ["bench", "step"], ["bench", "op"], ["bench", "render"])
+COMMANDS = (
+    *([], ["train"], ["eval"], ["merge"], ["plan"], ["recipes"], ["study"]),
+    *(["bench"], ["bench", "step"], ["bench", "op"], ["bench", "render"]),
+)
 RUN = "from neuroada_cli.main import app; app(prog_name='neuroada')"
 
 

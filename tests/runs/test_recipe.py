@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from peft import LoraConfig
 
-from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError
 from neuroada.runs.methods import METHODS
-from neuroada.runs.recipe import Recipe, bundled_recipes, check_recipe, find_recipe, load_recipe, to_yaml
+from neuroada.runs.recipe import bundled_recipes, check_recipe, find_recipe, load_recipe, to_yaml
+from neuroada.runs.schema import Recipe
 
 MINIMAL = {
     "model": {"name": "somewhere"},
@@ -44,18 +43,46 @@ def test_resolved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path):
 def test_set_overrides_and_parses_values_as_yaml(recipe_file: Path):
     overrides = ["training.learning_rate=7e-4", "neuroada.budget=1e-3", "neuroada.target_modules=[q_proj, v_proj]"]
     recipe = load_recipe(recipe_file, overrides)
-    config = recipe.peft_config()
     assert recipe.training.learning_rate == 7e-4
-    assert (config.budget, config.target_modules) == (1e-3, {"q_proj", "v_proj"})
+    assert recipe.settings == {"budget": 1e-3, "target_modules": ["q_proj", "v_proj"]}
 
 
-def test_each_method_has_a_block_and_builds_its_config(recipe_file: Path):
+def test_each_method_has_a_block():
     assert set(METHODS) <= set(Recipe.model_fields)
-    assert isinstance(load_recipe(recipe_file).peft_config(), NeuroAdaConfig)
-    lora = load_recipe(recipe_file, ["method=lora", "lora.r=4"]).peft_config()
-    assert isinstance(lora, LoraConfig)
-    assert lora.r == 4
-    assert lora.target_modules == "all-linear"
+
+
+@pytest.mark.parametrize("task", ["commonsense", "arithmetic"])
+def test_a_task_has_its_own_keys(recipe_file: Path, task: str):
+    recipe = load_recipe(recipe_file, [f"data={{task: {task}, train_records: 7}}", "training.warmup_steps=0.1"])
+    assert (recipe.data.task, recipe.data.train_records, recipe.training.warmup_steps) == (task, 7, 0.1)
+    message = r"unknown key 'data\.block_length'. Did you mean 'max_length'\? Known: data_dir, "
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe_file, [f"data={{task: {task}, block_length: 7}}"])
+
+
+def test_a_recipe_builds_on_another_section_by_section(recipe_file: Path):
+    above = recipe_file.with_name("above.yaml")
+    above.write_text("base: mine\nmethod: lora\ntraining: {learning_rate: 0.5}\n")
+    top = recipe_file.with_name("top.yaml")
+    top.write_text("base: above\nseed: 3\n")
+    recipe = load_recipe(top, ["training.weight_decay=0.25"])
+    assert (recipe.method, recipe.seed, recipe.model.name) == ("lora", 3, "somewhere")
+    assert (recipe.training.learning_rate, recipe.training.max_steps, recipe.training.weight_decay) == (0.5, 2, 0.25)
+
+
+def test_a_base_is_looked_for_beside_the_file_and_then_among_the_bundled(recipe_file: Path):
+    recipe_file.write_text("base: quickstart\nseed: 5\n")
+    assert load_recipe(recipe_file).model == load_recipe(find_recipe("quickstart")).model
+    recipe_file.write_text("base: quikstart\n")
+    with pytest.raises(ConfigError, match="Did you mean 'quickstart'"):
+        load_recipe(recipe_file)
+
+
+def test_a_base_that_leads_back_is_an_error(recipe_file: Path):
+    recipe_file.write_text("base: other\n")
+    recipe_file.with_name("other.yaml").write_text("base: mine\n")
+    with pytest.raises(ConfigError, match=r"its base leads back to itself \(mine -> other -> mine\)"):
+        load_recipe(recipe_file)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +93,15 @@ def test_each_method_has_a_block_and_builds_its_config(recipe_file: Path):
         ("neuroada.selecton=random", r"no setting 'selecton'. Did you mean 'selection'\?"),
         ("neuroada.peft_type=LORA", r"no setting 'peft_type'"),
         ("neuroada.k=0", r"k=0"),
-        ("method=neurada", r"no such method. Did you mean 'neuroada'\? Known: neuroada, lora"),
+        ("method=neurada", r"no such method. Did you mean 'neuroada'\? Known: neuroada, lora, dora"),
+        (
+            "data={task: comonsense}",
+            r"data\.task = 'comonsense': no such task. Did you mean 'commonsense'\? Known: text",
+        ),
+        ("data={task: glue}", r"'data\.name' is missing"),
+        ("data={task: instruct}", r"give either file or dataset"),
+        ("training.num_train_epochs=1", r"give either max_steps or num_train_epochs"),
+        ("evaluation.test=boolq", r"unknown key 'evaluation\.test'. Did you mean 'tests'\?"),
         ("training.max_steps=many", r"training\.max_steps = 'many': Input should be a valid integer"),
         ("training.max_steps=0", r"training\.max_steps = 0: Input should be greater than 0"),
         ("data.held_out=1.5", r"data\.held_out = 1\.5: Input should be less than 1"),

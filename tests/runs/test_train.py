@@ -69,7 +69,7 @@ def test_run_learns_and_leaves_a_whole_run_folder(recipe: Recipe, tiny_model_dir
 
 
 def test_held_out_loss_before_is_the_base_models(recipe: Recipe, tiny_model_dir: Path, tmp_path: Path):
-    prepared = module.prepare(recipe, Console(quiet=True))
+    prepared = module.prepare(recipe, Console(quiet=True)).data
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16).eval()
     rows = torch.tensor(prepared.held_out["input_ids"])
     expected = sum(base(input_ids=row[None], labels=row[None]).loss.item() for row in rows) / len(rows)
@@ -157,7 +157,7 @@ def test_lora_runs_through_the_same_path(tiny_model_dir: Path, text: Path, tmp_p
 def test_dry_run_describes_and_writes_nothing(recipe: Recipe, tmp_path: Path):
     summary, printed = run(recipe, tmp_path / "run", dry_run=True)
     assert summary is None
-    assert "6 of 32 tokens, learning rate 0.05, linear" in printed
+    assert "6, of 1 sample and about 32 tokens each; learning rate" in printed
     assert not (tmp_path / "run").exists()
 
 

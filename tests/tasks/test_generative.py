@@ -65,6 +65,12 @@ def test_the_published_validation_part_is_used_whatever_share_is_asked(folder):
     assert [example.prompt for example in validation] == [f"Is {n} odd?\n" for n in range(30, 40)]
 
 
+def test_a_number_is_held_out_and_at_most_a_tenth():
+    examples = [Example(f"{n}", "t", "a", f"f:{n}") for n in range(100)]
+    assert [len(part) for part in split(examples, 4, seed=0)] == [96, 4]
+    assert [len(part) for part in split(examples, 400, seed=0)] == [90, 10]
+
+
 def test_a_share_is_held_out_before_the_limit(folder):
     whole, validation = load_train(COMMONSENSE, "boolq", folder, limit=None, held_out=0.2, seed=0)
     thin, same = load_train(COMMONSENSE, "boolq", folder, limit=7, held_out=0.2, seed=0)

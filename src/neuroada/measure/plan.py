@@ -22,14 +22,14 @@ from neuroada.measure.pretrained import described, load_frozen
 from neuroada.measure.process import call_in_fresh_process
 from neuroada.measure.record import Measurement, Record
 from neuroada.runs.devices import find_device
-from neuroada.runs.methods import METHODS, build_config
+from neuroada.runs.methods import ADAPTERS, build_config
 from neuroada.runs.models import SMOLLM2
 from neuroada.runs.near import near
 from neuroada.runs.plan import Request, Simulator
 from neuroada.runs.skeleton import load_config
 
 CPU = torch.device("cpu")
-MEASURED = (*METHODS, "full")
+MEASURED = ("neuroada", "lora", "full")
 STEPS = 1
 """Counted, after a first step in which the optimiser's states come into being."""
 
@@ -136,7 +136,7 @@ class _Training:
         self.vocabulary = model.config.vocab_size
         if check.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if method in METHODS:
+        if method in ADAPTERS:
             model = get_peft_model(model, build_config(method, check.settings(method), TaskType.CAUSAL_LM))
         self.model: nn.Module = model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -9,6 +9,7 @@ from neuroada.report.costs import plan_table, select_table, switch_table
 from neuroada.report.figure5 import figure5_table
 from neuroada.report.op import op_table, product_table
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
+from neuroada.report.study import study_table
 from neuroada.report.table1 import table1
 from neuroada.report.text import NOT_MEASURED, markdown, mebibytes, ratio_text, seconds_text
 
@@ -87,6 +88,7 @@ TABLES: dict[str, Table] = {
     "plan": plan_table,
     "switch": switch_table,
     "select": select_table,
+    "study": study_table,
 }
 """What `<!-- table:NAME -->` in a Markdown file can name."""
 
@@ -102,9 +104,11 @@ def _value(record: Record, key: str, value: str) -> bool:
         return value == kind
     if key == "shape":
         return record.shape.name == value
+    if key == "study":
+        return record.notes.get("study") == value
     if key == "layers":
         return str(record.shape.sizes.get("layers")) == value
     return str(getattr(record, key)) == value
 
 
-FILTERS = ("shape", "layers", "device", "dtype", "batch", "sequence", "method", "run")
+FILTERS = ("shape", "layers", "device", "dtype", "batch", "sequence", "method", "run", "study")

@@ -9,26 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from neuroada.errors import ConfigError, RunFolderError
+from neuroada.runs.methods import ADAPTERS
 
 
 class RunFolder:
     """Paths of a run folder and the only code that writes there, except for Trainer's checkpoints."""
 
-    def __init__(self, path: Path):
-        """Name the folder; nothing is read or written yet."""
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True):
+        """Name the folder; nothing is read or written yet. writes: false in all processes of a run but the first."""
+        self.path, self.writes = path, writes
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.model = path / "model"
 
     def check_fresh(self) -> None:
         """Fail unless `create` can make this folder: it is new or empty, and can be written."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run folder {self.path}", "it is a file", "Choose another --output")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and not all(self._is_left_over(path) for path in self.path.iterdir()):
             found = "it exists already and is not empty"
             do = "Choose another --output, or continue that run with --resume"
             raise RunFolderError(f"run folder {self.path}", found, do)
@@ -36,6 +38,11 @@ class RunFolder:
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             found = f"{parent} is {'not writable' if parent.is_dir() else 'a file, not a folder'}"
             raise RunFolderError(f"run folder {self.path}", found, "Choose an --output that can be written")
+
+    def _is_left_over(self, path: Path) -> bool:
+        """Whether `create` was killed when it had written this, and not yet the recipe."""
+        before_recipe = self.environment.name, f".{self.environment.name}.", f".{self.recipe.name}."
+        return path.name.startswith(before_recipe) and not self.recipe.exists()
 
     def check_resumable(self, recipe: str) -> None:
         """Fail unless this folder holds an unfinished run of just this resolved recipe."""
@@ -52,6 +59,8 @@ class RunFolder:
 
     def create(self, recipe: str, environment: dict[str, Any]) -> None:
         """Make the folder, with the resolved recipe and the environment in it."""
+        if not self.writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.environment, json.dumps(environment, indent=2) + "\n")
@@ -62,6 +71,8 @@ class RunFolder:
 
     def record(self, event: str, **values: Any) -> None:
         """Append one record to metrics.jsonl."""
+        if not self.writes:
+            return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **values}) + "\n")
 
@@ -71,23 +82,48 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop the records of what a resumed run does again: steps after `step`, and the closing evaluation."""
+        if not self.writes:
+            return
         kept = [r for r in self._all_records() if r.get("step", 0) <= step and r.get("when") != "after"]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint of Trainer's, if there is one."""
-        found = self.checkpoints.glob("checkpoint-*/trainer_state.json")
-        return max((p.parent for p in found), key=lambda p: int(p.name.split("-")[1]), default=None)
+        found = [path for path in self.checkpoints.glob("checkpoint-*") if _is_complete(path)]
+        return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+    def trained(self, method: str) -> Path:
+        """Where a method's result is saved: an adapter, or a whole model where base weights were trained."""
+        return self.adapter if method in ADAPTERS else self.model
+
+    def write_answers(self, when: str, answers: list[dict[str, Any]]) -> None:
+        """Keep what the model answered to the tests, "before" or "after" training, a record a line."""
+        lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
+        write_text(self.path / f"answers-{when}.jsonl", "".join(lines))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary: from here on the run counts as complete."""
-        write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+        if self.writes:
+            write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        return json.loads(self.summary.read_text(encoding="utf-8"))
 
     def _all_records(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether Trainer came to the end of writing it: trainer_state.json is the last file."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_text(path: Path, content: str) -> None:

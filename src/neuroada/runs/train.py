@@ -1,78 +1,105 @@
 """Recipe -> model, data and Trainer -> run folder."""
 
-import random
+import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
-from peft import PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from accelerate import PartialState
+from peft import PeftModel
 from rich.console import Console
-from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuroada.errors import MergeError
-from neuroada.ops.backend import backend_for
 from neuroada.runs import report
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
-from neuroada.runs.environment import describe_device, environment, peak_memory
+from neuroada.runs.data import Data, Source, open_data
+from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
-from neuroada.runs.methods import METHODS, placement, surviving_deltas
+from neuroada.runs.header import header
+from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
-from neuroada.runs.recipe import Recipe, to_yaml
-from neuroada.tasks.text import pack, read_text
+from neuroada.runs.recipe import to_yaml
+from neuroada.runs.schema import Recipe
+from neuroada.tasks.classification import parameter_groups
+
+HELD_OUT = ("loss", "score")
+"""What evaluations of the held-out part give; the score where the task has one for it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A wrapped model and its packed data, ready for Trainer."""
+    """A model as its method trains it, and its data, ready for Trainer."""
 
-    model: PeftModel
+    trainee: Trainee
+    tokenizer: PreTrainedTokenizerBase
     model_source: str
-    data_source: str
-    train: Dataset
-    held_out: Dataset
+    source: Source
+    data: Data
+
+    @property
+    def model(self) -> Any:
+        """A PeftModel, or the base model where its own weights are trained."""
+        return self.trainee.model
 
 
 def train(
-    recipe: Recipe, output: Path, console: Console, *, resume: bool = False, dry_run: bool = False
+    recipe: Recipe,
+    output: Path,
+    console: Console,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    score_tests: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any] | None:
     """Train as `recipe` says into the run folder `output`; returns the summary that is also written there.
 
     With `resume`, an interrupted run goes on from its last checkpoint. With `dry_run`, everything is
-    loaded and the header printed, but nothing is trained or written.
+    loaded and the header printed, but nothing is trained or written. Without `score_tests` the task's tests are left
+    alone, as a search for settings must. `callbacks` are Trainer's, beside the run's own.
 
     Raises:
         NeuroAdaError: an input is missing or cannot be meant; the run folder is then untouched.
         MergeError: merging changed outputs although the method promises that it does not.
     """
-    began = time.perf_counter()
-    folder, resolved = RunFolder(output), to_yaml(recipe)
+    began, processes = time.perf_counter(), PartialState()
+    leads = processes.is_main_process
+    console = console if leads else Console(quiet=True)
+    folder, resolved = RunFolder(output, writes=leads), to_yaml(recipe)
     if resume:
         folder.check_resumable(resolved)
-    else:
+    elif leads:
         folder.check_fresh()
     prepared = prepare(recipe, console)
-    arguments = _arguments(recipe, folder)
-    report.print_pairs(console, "Run", _header(recipe, prepared, arguments.device, folder))
+    if not score_tests:
+        prepared = replace(prepared, data=replace(prepared.data, tests=None))
+    arguments = trainer_arguments(recipe, folder, prepared.data)
+    report.print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
     if dry_run:
+        console.print("\nDry run: nothing was trained or written.")
         return None
     if not resume:
         folder.create(resolved, environment(arguments.device, recipe.seed))
-    trained = _fit(recipe, prepared, arguments, folder, console)
-    with whole_folder(folder.adapter) as beside:
-        prepared.model.save_pretrained(str(beside))
-    merge = _compare_merged(prepared.model, prepared.held_out, recipe.training.per_device_eval_batch_size)
+    trained = _fit(recipe, prepared, arguments, folder, console, callbacks)
+    if leads:
+        _save(recipe, prepared, folder)
+    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, METHODS[recipe.method].merges)
     memory, memory_of = peak_memory(arguments.device)
+    processes.wait_for_everyone()
+    saved = folder.trained(recipe.method)
     summary = {
         **trained,
         "peak_memory_bytes": memory,
         "peak_memory_of": memory_of,
-        "adapter_bytes": sum(file.stat().st_size for file in folder.adapter.glob("*.safetensors")),
+        "adapter_bytes": sum(file.stat().st_size for file in saved.glob("*.safetensors")),
         "merge": merge,
         "run_folder": str(output),
         "seconds": time.perf_counter() - began,
@@ -83,91 +110,161 @@ def train(
     return summary
 
 
+def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> None:
+    """The adapter, or the whole model with its tokeniser where base weights were trained."""
+    with whole_folder(folder.trained(recipe.method)) as beside:
+        prepared.model.save_pretrained(str(beside))
+        if recipe.method not in ADAPTERS:
+            prepared.tokenizer.save_pretrained(str(beside))
+
+
 def prepare(recipe: Recipe, console: Console) -> Prepared:
-    """Load the text, then the model, pack the text into blocks, and wrap the model with the method."""
-    data = recipe.data
-    split = read_text(data.text, data.data_dir, data.held_out, recipe.seed)
-    loaded = load_model(recipe.model.name, recipe.model.dtype, console)
-    train_blocks: Any = pack(split.train, loaded.tokenizer, data.block_length, split.source)
-    held_out: Any = pack(split.held_out, loaded.tokenizer, data.block_length, split.source)
-    if data.held_out_blocks is not None and data.held_out_blocks < len(held_out):
-        chosen = random.Random(recipe.seed).sample(range(len(held_out)), data.held_out_blocks)
-        held_out = held_out.select(chosen)
+    """Read the data, then load the model, tokenise, and wrap the model with the method."""
+    source = open_data(recipe)
+    transformers.set_seed(recipe.seed)  # a new head is random
+    loaded = load_model(recipe.model.name, recipe.model.dtype, console, source.head)
+    data = source.encode(loaded.tokenizer)
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
-        model = get_peft_model(loaded.model, recipe.peft_config())
-    return Prepared(model, loaded.source, split.source, train_blocks, held_out)
+        trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
+    return Prepared(trainee, loaded.tokenizer, loaded.source, source, data)
 
 
-def _arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
-    return TrainingArguments(
+def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> TrainingArguments:
+    """Trainer's arguments: those of the recipe, and what every run has in common."""
+    fields = recipe.training.model_dump(exclude={"head_learning_rate", "max_steps", "num_train_epochs", "report_to"})
+    by = "epoch" if recipe.training.load_best_model_at_end else "steps"
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         seed=recipe.seed,
         data_seed=recipe.seed,
-        save_strategy="steps",
+        save_strategy=by,
+        eval_strategy=by if recipe.training.load_best_model_at_end else "no",
+        metric_for_best_model=data.metric_name or "loss",
         save_total_limit=1,
         label_names=["labels"],
-        prediction_loss_only=True,
+        prediction_loss_only=data.metric is None,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to="none",
-        **recipe.training.model_dump(),
+        report_to=list(recipe.training.report_to) or "none",
+        **fields,
     )
+    arguments.max_steps = _steps(recipe, len(data.train), arguments.world_size)
+    return arguments
+
+
+def _steps(recipe: Recipe, samples: int, processes: int) -> int:
+    """Optimiser steps: the last of an epoch takes what is left."""
+    training = recipe.training
+    if training.max_steps is not None:
+        return training.max_steps
+    batches = math.ceil(samples / (training.per_device_train_batch_size * processes))
+    steps = math.ceil(batches / training.gradient_accumulation_steps)
+    return math.ceil((training.num_train_epochs or 0) * steps)
 
 
 def _fit(
-    recipe: Recipe, prepared: Prepared, arguments: TrainingArguments, folder: RunFolder, console: Console
+    recipe: Recipe,
+    prepared: Prepared,
+    arguments: TrainingArguments,
+    folder: RunFolder,
+    console: Console,
+    callbacks: Sequence[TrainerCallback],
 ) -> dict[str, Any]:
-    records = Records(folder)
+    records, data, training = Records(folder), prepared.data, recipe.training
     checkpoint = folder.last_checkpoint()
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    trainable, total = prepared.model.get_nb_trainable_parameters()
+    groups = parameter_groups(
+        prepared.model, training.learning_rate, training.head_learning_rate, training.weight_decay
+    )
     with progress_bars(console) as progress, ExitStack() as context:
         trainer = Trainer(
             prepared.model,
             arguments,
-            data_collator=default_data_collator,
-            train_dataset=prepared.train,
-            eval_dataset=prepared.held_out,
-            callbacks=[Bars(progress), records, HoldSupports(context)],
+            data_collator=data.collator,
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            compute_metrics=data.metric,
+            optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
+            callbacks=[Bars(progress), records, HoldSupports(context), *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
-        before = _loss_before(trainer, folder)
+
+        def look(when: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
+            return _look(when, recipe, prepared, trainer, folder, progress)
+
+        before = look("before")
         folder.rewind(done)
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        else:  # Trainer would train one step more
-            prepared.model.load_adapter(str(checkpoint), prepared.model.active_adapter, is_trainable=True)
-        after = trainer.evaluate()["eval_loss"]
-    folder.record("evaluate", when="after", loss=after)
+        elif checkpoint is not None:  # Trainer would train one step more
+            _restore(prepared.model, checkpoint)
+        after = look("after")
+    tokens = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps * data.tokens
     return {
         "method": recipe.method,
-        "trainable_parameters": trainable,
+        "trainable_parameters": prepared.trainee.trained,
         "surviving_deltas": surviving_deltas(prepared.model),
-        "parameters": total,
+        "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
         "steps": max(done, trainer.state.global_step),
-        "tokens_per_second": records.steps * _tokens_per_step(recipe) / records.seconds if records.steps else None,
-        "held_out_loss_before": before,
-        "held_out_loss_after": after,
+        "training_seconds": records.seconds,
+        "tokens_per_second": tokens / records.seconds if records.steps else None,
+        **{f"held_out_{name}_before": value for name, value in before[0].items()},
+        **{f"held_out_{name}_after": value for name, value in after[0].items()},
+        "scores_before": before[1],
+        "scores_after": after[1],
     }
 
 
-def _loss_before(trainer: Trainer, folder: RunFolder) -> float:
-    earlier = [record["loss"] for record in folder.records("evaluate") if record["when"] == "before"]
-    if earlier:
-        return earlier[0]
-    loss = trainer.evaluate()["eval_loss"]
-    folder.record("evaluate", when="before", loss=loss)
-    return loss
+def _look(
+    when: str, recipe: Recipe, prepared: Prepared, trainer: Trainer, folder: RunFolder, progress: Any
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Held-out loss (and score) and the scores of the tests, as recorded earlier in the run or found now.
+
+    With several processes the first one scores the tests, and the others wait for it.
+    """
+    recorded = [record for record in folder.records("evaluate") if record["when"] == when]
+    scores = [record["scores"] for record in folder.records("scores") if record["when"] == when]
+    PartialState().wait_for_everyone()
+    if not recorded:
+        found: dict[str, Any] = {n.removeprefix("eval_"): value for n, value in trainer.evaluate().items()}
+        found["score"] = found.get(prepared.data.metric_name or "")
+        recorded = [{name: found[name] for name in HELD_OUT if found.get(name) is not None}]
+        folder.record("evaluate", when=when, **recorded[0])
+    held_out = {name: recorded[0][name] for name in HELD_OUT if name in recorded[0]}
+    tests = prepared.data.tests
+    if tests is None or (when == "before" and not recipe.evaluation.before):
+        return held_out, []
+    if not scores and folder.writes:
+        bar = progress.add_task("Tests", total=tests.records, loss="")
+        scored = tests.score(
+            prepared.model, prepared.tokenizer, lambda test, done: progress.update(bar, advance=done, loss=test)
+        )
+        folder.write_answers(when, scored.answers)
+        folder.record("scores", when=when, scores=scored.plain())
+        scores = [scored.plain()]
+    PartialState().wait_for_everyone()
+    return held_out, scores[0] if scores else []
+
+
+def _restore(model: nn.Module, checkpoint: Path) -> None:
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(checkpoint), str(model.active_adapter), is_trainable=True)
+    else:
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
 
 
 @torch.no_grad()
-def _compare_merged(model: PeftModel, held_out: Dataset, rows: int) -> dict[str, Any]:
+def _compare_merged(prepared: Prepared, rows: int, merges: bool) -> dict[str, Any] | None:
     """Logits of one held-out batch, adapted and then merged, compared bit for bit; merges the model."""
-    batch = torch.tensor(held_out[:rows]["input_ids"], device=model.device)
+    if not merges:
+        return None
+    model, held_out = prepared.model, prepared.data.held_out
+    batch = prepared.data.collator([held_out[row] for row in range(min(rows, len(held_out)))])
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
     model.eval()
-    adapted = model(input_ids=batch).logits
-    merged = model.merge_and_unload()(input_ids=batch).logits
+    adapted = model(**inputs).logits
+    merged = model.merge_and_unload()(**inputs).logits
     bits = torch.int16 if adapted.element_size() == 2 else torch.int32
     differing = int((adapted.view(bits) != merged.view(bits)).sum())
     return {
@@ -178,49 +275,11 @@ def _compare_merged(model: PeftModel, held_out: Dataset, rows: int) -> dict[str,
     }
 
 
-def _require_exact(recipe: Recipe, merge: dict[str, Any], folder: RunFolder) -> None:
-    if merge["equal"] or not METHODS[recipe.method].exact_merge:
+def _require_exact(recipe: Recipe, merge: dict[str, Any] | None, folder: RunFolder) -> None:
+    if merge is None or merge["equal"] or not METHODS[recipe.method].exact_merge:
         return
     raise MergeError(
         "merging the trained adapter",
         report.difference_text(merge),
         f"Use {folder.adapter} unmerged, and report this as a defect of neuroada",
     )
-
-
-def _gradient_text(recipe: Recipe, device: torch.device) -> str | None:
-    if recipe.method != "neuroada":
-        return None
-    backend, reason = backend_for(device.type, getattr(torch, recipe.model.dtype), recipe.neuroada.get("k"))
-    return f"{backend}: {reason}"
-
-
-def _tokens_per_step(recipe: Recipe) -> int:
-    training = recipe.training
-    blocks = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return blocks * recipe.data.block_length
-
-
-def _header(
-    recipe: Recipe, prepared: Prepared, device: torch.device, folder: RunFolder
-) -> list[tuple[str, str | None]]:
-    training, method = recipe.training, METHODS[recipe.method]
-    trainable, total = prepared.model.get_nb_trainable_parameters()
-    layers = sum(isinstance(module, BaseTunerLayer) for module in prepared.model.modules())
-    settings = ", ".join(f"{key}={value}" for key, value in getattr(recipe, recipe.method).items())
-    blocks = f"{len(prepared.train):,} blocks to train, {len(prepared.held_out):,} held out"
-    return [
-        ("model", f"{recipe.model.name}, {recipe.model.dtype}, from {prepared.model_source}"),
-        ("data", f"{prepared.data_source}; {blocks}, {recipe.data.block_length} tokens each"),
-        ("method", f"{method.label} ({settings}) on {layers} layers"),
-        ("mode", placement(prepared.model)),
-        ("gradient", _gradient_text(recipe, device)),
-        ("trainable", report.share_text(trainable, total)),
-        ("device", describe_device(device)),
-        (
-            "steps",
-            f"{training.max_steps:,} of {_tokens_per_step(recipe):,} tokens, learning rate "
-            f"{training.learning_rate:g}, {training.lr_scheduler_type.value}",
-        ),
-        ("run folder", str(folder.path)),
-    ]

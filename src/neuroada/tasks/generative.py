@@ -142,8 +142,8 @@ def load_train(
 ) -> tuple[list[Example], list[Example]]:
     """(train, validation) of a train set, `limit` of the first chosen by seed, both in file order.
 
-    Validation is the published part where there is one; else the share `held_out` of the records, chosen by seed,
-    so that equal prompts stay on one side; none with a share of 0.
+    Validation is the published part where there is one; else the part `held_out` of the records that `split`
+    chooses by seed, so that equal prompts stay on one side; none with a share of 0.
 
     Raises:
         ConfigError: no such train set, or a share that leaves nothing to train on.
@@ -164,13 +164,16 @@ def load_train(
 
 
 def split(examples: Sequence[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(rest, held out): at most that share, whole groups of equal prompts, chosen by seed, both in the given order."""
+    """(rest, held out): whole groups of equal prompts, chosen by seed, both in the given order.
+
+    held_out: a share below 1, or from 1 on a number of records, of which at most a tenth of all is taken.
+    """
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         groups.setdefault(" ".join(example.prompt.split()), []).append(index)
     shuffled = list(groups.values())
     random.Random(seed).shuffle(shuffled)
-    room = int(held_out * len(examples))
+    room = int(held_out * len(examples)) if held_out < 1 else min(int(held_out), len(examples) // 10)
     chosen: set[int] = set()
     for group in shuffled:
         if len(group) <= room:

@@ -1,0 +1,160 @@
+"""Recipe -> what Trainer reads and what is scored: one function a task."""
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from peft import TaskType
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+)
+
+from neuroada.runs.schema import ArithmeticData, CommonsenseData, GlueData, InstructData, Recipe, TextData
+from neuroada.runs.scoring import FAMILIES, ClassifierTest, GenerativeTests, Tests
+from neuroada.tasks import completion, glue, instruct
+from neuroada.tasks.classification import compute_metric, head_settings
+from neuroada.tasks.generative import Example, load_train, subset
+from neuroada.tasks.text import pack, read_text
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tokenised data.
+
+    sizes: for the header. tokens: of a mean sample. metric: of Trainer's evaluations, and its name in them, where loss
+    is not all. tests: what is scored before and after training, if anything is.
+    """
+
+    sizes: str
+    train: Dataset
+    held_out: Dataset
+    collator: Any
+    tokens: int
+    metric: Callable[[Any], dict[str, float]] | None = None
+    metric_name: str | None = None
+    tests: Tests | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that has been read, before there is a tokeniser. head: settings of a new head that the task needs."""
+
+    name: str
+    encode: Callable[[PreTrainedTokenizerBase], Data]
+    task_type: TaskType = TaskType.CAUSAL_LM
+    head: dict[str, Any] | None = None
+
+
+def open_data(recipe: Recipe) -> Source:
+    """Read all that the recipe's data section names.
+
+    Raises:
+        MissingInputError, ConfigError: a file or set is missing, empty, or not what it should be.
+    """
+    data: Any = recipe.data
+    return _OPEN[type(data)](recipe, data)
+
+
+def _text(recipe: Recipe, data: TextData) -> Source:
+    split = read_text(data.text, data.data_dir, data.held_out, recipe.seed)
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+        train: Any = pack(split.train, tokenizer, data.block_length, f"the training part of {split.source}")
+        held_out: Any = pack(split.held_out, tokenizer, data.block_length, f"the held-out part of {split.source}")
+        if data.held_out_blocks is not None and data.held_out_blocks < len(held_out):
+            chosen = random.Random(recipe.seed).sample(range(len(held_out)), data.held_out_blocks)
+            held_out = held_out.select(chosen)
+        sizes = f"{len(train):,} blocks to train, {len(held_out):,} held out, {data.block_length} tokens each"
+        return Data(sizes, train, held_out, default_data_collator, data.block_length)
+
+    return Source(split.source, encode)
+
+
+def _generative(recipe: Recipe, data: CommonsenseData | ArithmeticData) -> Source:
+    family = FAMILIES[data.task]
+    tests = GenerativeTests.load(family, recipe.evaluation, data.data_dir, recipe.seed)
+    train_set = data.train_set or next(iter(family.train_sets))
+    train, held_out = load_train(
+        family, train_set, data.data_dir, data.train_records, data.held_out_records, recipe.seed
+    )
+    held_out = subset(held_out, data.held_out_records, recipe.seed)
+    where = data.data_dir or "the Hugging Face hub"
+    return Source(f"{train_set} from {where}", lambda t: _completions(recipe, t, train, held_out, tests))
+
+
+def _instruct(recipe: Recipe, data: InstructData) -> Source:
+    chats, name = instruct.load(data.file, data.dataset)
+    random.Random(recipe.seed).shuffle(chats)
+    count = min(data.held_out_records, max(1, len(chats) // 10))
+    parts = chats[count:][: data.train_records], chats[:count]
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+        train, held_out = (instruct.to_examples(part, tokenizer, data.chat) for part in parts)
+        return _completions(recipe, tokenizer, train, held_out, None)
+
+    return Source(name, encode)
+
+
+def _completions(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    train: list[Example],
+    held_out: list[Example],
+    tests: Tests | None,
+) -> Data:
+    data: Any = recipe.data
+    encoded, report = completion.encode(train, tokenizer, data.max_length, data.train_on_prompt)
+    kept, _ = completion.encode(held_out, tokenizer, data.max_length, data.train_on_prompt)
+    loss = "prompt and completion" if data.train_on_prompt else "the completion only"
+    sizes = f"{len(encoded):,} samples to train, {len(kept):,} held out, loss on {loss}; {report}"
+    collator = DataCollatorForSeq2Seq(_padding(tokenizer))
+    mean = sum(map(len, encoded["input_ids"])) / len(encoded)
+    return Data(sizes, encoded, kept, collator, round(mean), tests=tests)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokeniser, or a copy of one without a padding token that pads with another; labels and mask hide it."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return padding
+
+
+def _glue(recipe: Recipe, data: GlueData) -> Source:
+    found = glue.load_glue(data.name, data.data_dir, train_records=data.train_records)
+
+    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+        parts = (found.train, found.selection, found.test)
+        train, selection, test = (glue.encode(part, tokenizer, data.max_length) for part in parts)
+        rows = [len(part.rows) for part in (train, selection, test)]
+        sizes = f"{rows[0]:,} samples to train, {rows[1]:,} to select by, {rows[2]:,} to test"
+        if train.truncated:
+            sizes += f"; {train.truncated:,} cut to {data.max_length} tokens"
+        mean = sum(map(len, train.rows["input_ids"])) / len(train.rows)
+        collator = DataCollatorWithPadding(tokenizer)
+        scored = ClassifierTest(found.task, test.rows, collator, recipe.evaluation.batch_size)
+        metric = compute_metric(found.task)
+        return Data(sizes, train.rows, selection.rows, collator, round(mean), metric, found.task.metric, scored)
+
+    return Source(f"GLUE {data.name} from {found.source}", encode, TaskType.SEQ_CLS, head_settings(found.task))
+
+
+def head_of(recipe: Recipe) -> dict[str, Any] | None:
+    """Settings of the classification head that the recipe's task needs, without reading data."""
+    return head_settings(glue.glue_task(recipe.data.name)) if isinstance(recipe.data, GlueData) else None
+
+
+_OPEN: dict[type, Callable[[Recipe, Any], Source]] = {
+    TextData: _text,
+    CommonsenseData: _generative,
+    ArithmeticData: _generative,
+    InstructData: _instruct,
+    GlueData: _glue,
+}

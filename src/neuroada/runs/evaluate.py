@@ -1,0 +1,105 @@
+"""Score a run, an adapter or any model on any tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from neuroada.errors import ConfigError
+from neuroada.runs.callbacks import progress_bars
+from neuroada.runs.data import open_data
+from neuroada.runs.near import near
+from neuroada.runs.schema import EvaluationSection
+from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
+from neuroada.runs.trained import Trained, load_trained
+from neuroada.tasks.generative import Family
+
+
+def evaluate(
+    target: str,
+    tests: Sequence[str],
+    data_dir: Path | None,
+    settings: EvaluationSection,
+    console: Console,
+    *,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> Scored:
+    """Scores of what `target` names: a run folder, an adapter's folder, or a model's directory or hub id.
+
+    tests: names of tests, averages or families; none for those of the run's recipe. data_dir: of the tests; None for
+    the run's own, or else the hub. dtype: of the weights, where no recipe says it.
+
+    Raises:
+        ConfigError: an unknown test, or none named and no recipe to take them from.
+        MissingInputError: a part of the model or the data is not there.
+    """
+    if not tests and not (Path(target) / "recipe.yaml").is_file():
+        known = ", ".join(FAMILIES)
+        raise ConfigError(
+            f"evaluating {target}", "it is no run, and no tests are named", f"Give --tasks, as in {known}"
+        )
+    chosen: list[Tests] = [
+        GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed)
+        for family, names in _by_family(tests)
+    ]
+    trained = load_trained(target, dtype, console)
+    if not chosen:
+        chosen = [_of_recipe(trained, data_dir, settings)]
+    scored = Scored([], [])
+    with progress_bars(console) as progress:
+        for each in chosen:
+            bar = progress.add_task("Tests", total=each.records, loss="")
+            found = each.score(
+                trained.model,
+                trained.tokenizer,
+                lambda test, done, bar=bar: progress.update(bar, advance=done, loss=test),
+            )
+            scored += found
+    return scored
+
+
+def read_settings(values: Mapping[str, Any]) -> EvaluationSection:
+    """The section with these values; None stands for its default.
+
+    Raises:
+        ConfigError: a value that cannot be meant.
+    """
+    try:
+        return EvaluationSection(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()
+        ]
+        raise ConfigError("neuroada eval", "; ".join(problems), "Correct the value") from None
+
+
+def _by_family(tests: Sequence[str]) -> list[tuple[Family, list[str]]]:
+    """Each family that is named, or has a test that is, with the names of its tests; none for its main average."""
+    found: dict[str, list[str]] = {}
+    for name in tests:
+        if name in FAMILIES:
+            found.setdefault(name, [])
+            continue
+        owners = [family for family in FAMILIES.values() if name in _names(family)]
+        if not owners:
+            known = dict.fromkeys(each for family in FAMILIES.values() for each in _names(family))
+            raise ConfigError(f"test {name!r}", "no such test", near(name, [*FAMILIES, *known]))
+        found.setdefault(owners[0].name, []).append(name)
+    return [(FAMILIES[family], names) for family, names in found.items()]
+
+
+def _names(family: Family) -> list[str]:
+    return [*family.tests, *family.aliases, *family.averages]
+
+
+def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection) -> Tests:
+    recipe = trained.recipe
+    assert recipe is not None
+    data = recipe.data if data_dir is None else recipe.data.model_copy(update={"data_dir": data_dir})
+    tests = open_data(recipe.model_copy(update={"data": data, "evaluation": settings})).encode(trained.tokenizer).tests
+    if tests is None:
+        raise ConfigError(f"evaluating task {data.task!r}", "it has no tests of its own", "Name some with --tasks")
+    return tests

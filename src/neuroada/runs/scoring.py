@@ -1,0 +1,167 @@
+"""Score a model on the tests of a task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from neuroada.layers import held
+from neuroada.runs.schema import EvaluationSection
+from neuroada.tasks.arithmetic import ARITHMETIC, GSM8K, METAMATH, PUBLISHED_SAMPLING
+from neuroada.tasks.classification import Classification, predictions_of
+from neuroada.tasks.classification import evaluate as score_classifier
+from neuroada.tasks.commonsense import COMMONSENSE
+from neuroada.tasks.generative import Example, Family, load_test
+from neuroada.tasks.generative import evaluate as score_generations
+from neuroada.tasks.scores import Score, average
+
+FAMILIES = {family.name: family for family in (COMMONSENSE, ARITHMETIC, GSM8K, METAMATH)}
+SAMPLING = {"greedy": None, "published": PUBLISHED_SAMPLING}
+
+Advance = Callable[[str, int], None]
+"""Called with what is being scored and how many records are done since."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores, averages of several tests last, and what the model answered, a record each.
+
+    notes: what must be said beside a test's score, by its name.
+    """
+
+    scores: list[Score]
+    answers: list[dict[str, Any]]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The scores as plain types, each with its note."""
+        return [{**asdict(score), "note": self.notes.get(score.name, "")} for score in self.scores]
+
+    def __add__(self, other: "Scored") -> "Scored":
+        """Both, one after the other."""
+        return Scored(self.scores + other.scores, self.answers + other.answers, self.notes | other.notes)
+
+
+class Tests(Protocol):
+    """What a task scores."""
+
+    @property
+    def records(self) -> int:
+        """How many answers one scoring takes."""
+        ...
+
+    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+        """Answers of the model as it stands, scored; the model is left in the mode it was in."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerativeTests:
+    """Tests that are answered in words."""
+
+    family: Family
+    examples: dict[str, list[Example]]
+    settings: EvaluationSection
+    seed: int
+
+    @classmethod
+    def load(cls, family: Family, settings: EvaluationSection, data_dir: Path | None, seed: int) -> "GenerativeTests":
+        """Read the tests that `settings` names."""
+        if settings.max_new_tokens is not None:
+            tests = {n: replace(test, max_new_tokens=settings.max_new_tokens) for n, test in family.tests.items()}
+            family = replace(family, tests=tests)
+        names = chosen_tests(family, settings.tests)
+        examples = {name: load_test(family, name, data_dir, settings.records, seed) for name in names}
+        return cls(family, examples, settings, seed)
+
+    @property
+    def records(self) -> int:
+        """Over all tests."""
+        return sum(map(len, self.examples.values()))
+
+    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+        """One test after the other, then the averages whose tests are all there."""
+        scores, answers = [], []
+        with held(model):
+            for name, examples in self.examples.items():
+                score, given = score_generations(
+                    model,
+                    tokenizer,
+                    self.family,
+                    name,
+                    examples,
+                    batch_size=self.settings.batch_size,
+                    sampling=SAMPLING[self.settings.sampling],
+                    seed=self.seed,
+                    advance=lambda done, name=name: advance(name, done),
+                )
+                scores.append(score)
+                answers += [{"test": name, **answer} for answer in given]
+        by_name = {score.name: score for score in scores}
+        for name, members in self.family.averages.items():
+            if set(members) <= set(by_name) and len(members) > 1:
+                scores.append(average(name, [by_name[member] for member in members]))
+        return Scored(scores, answers, self.notes())
+
+    def notes(self) -> dict[str, str]:
+        """Of each test that shares questions with its usual train set, and of averages over such tests."""
+        shared = {n: f"contaminated: {t.contamination}" for n, t in self.family.tests.items() if t.contamination}
+        averages = {
+            name: f"contaminated: {', '.join(n for n in members if n in shared)}"
+            for name, members in self.family.averages.items()
+            if set(members) & set(shared)
+        }
+        return shared | averages
+
+
+def chosen_tests(family: Family, names: Sequence[str]) -> list[str]:
+    """Full names of the tests given by name, alias or average; with none, those of the family's first average.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    wanted = names or [next(iter([*family.averages, *family.tests]))]
+    members = [family.averages.get(name) or (family.test_name(name),) for name in wanted]
+    return list(dict.fromkeys(name for group in members for name in group))
+
+
+@dataclass(frozen=True)
+class ClassifierTest:
+    """One test that a classification head answers."""
+
+    task: Classification
+    test: Dataset
+    collator: Any
+    batch_size: int
+
+    @property
+    def records(self) -> int:
+        """Of the test."""
+        return len(self.test)
+
+    @torch.inference_mode()
+    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+        """Logits of every record, in order."""
+        device, training = next(model.parameters()).device, model.training
+        model.eval()
+        logits, labels = [], []
+        loader: Any = DataLoader(self.test, self.batch_size, collate_fn=self.collator)  # type: ignore[arg-type]
+        with held(model):
+            for batch in loader:
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                labels.append(batch.pop("labels"))
+                logits.append(model(**batch).logits.float())
+                advance(self.task.name, len(labels[-1]))
+        model.train(training)
+        found, right = torch.cat(logits).cpu(), torch.cat(labels).cpu()
+        predicted = predictions_of(self.task, found)
+        answers = [
+            {"test": self.task.name, "index": index, "answer": answer, "generated": guess}
+            for index, (answer, guess) in enumerate(zip(right.tolist(), predicted.tolist(), strict=True))
+        ]
+        return Scored([score_classifier(self.task, found, right)], answers)

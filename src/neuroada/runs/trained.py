@@ -1,0 +1,80 @@
+"""What training left, loaded again: a run folder, an adapter, or any model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from neuroada.errors import ConfigError, MissingInputError
+from neuroada.runs.data import head_of
+from neuroada.runs.folder import RunFolder, whole_folder
+from neuroada.runs.methods import ADAPTERS, METHODS
+from neuroada.runs.models import load_model
+from neuroada.runs.recipe import load_recipe
+from neuroada.runs.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model to use, in evaluation mode; its recipe where it came from a run folder."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe | None = None
+
+
+def load_trained(target: str, dtype: str = "bfloat16", console: Console | None = None) -> Trained:
+    """The model of a run folder, of an adapter's folder on its base model, or of a directory or hub id.
+
+    dtype: of the weights, where no recipe says it.
+
+    Raises:
+        MissingInputError: a part of it is not there.
+    """
+    path = Path(target).expanduser()
+    if (path / "recipe.yaml").is_file():
+        return _of_run(RunFolder(path), console)
+    if (path / "adapter_config.json").is_file():
+        config = PeftConfig.from_pretrained(str(path))
+        if config.base_model_name_or_path is None:
+            raise MissingInputError(f"adapter {path}", "it does not name its base model", "Name a run folder instead")
+        loaded = load_model(config.base_model_name_or_path, dtype, console)
+        return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.tokenizer)
+    loaded = load_model(target, dtype, console)
+    return Trained(loaded.model.eval(), loaded.tokenizer)
+
+
+def _of_run(folder: RunFolder, console: Console | None) -> Trained:
+    recipe = load_recipe(folder.recipe)
+    saved = folder.trained(recipe.method)
+    if not saved.is_dir():
+        found = f"no {saved.name} in it: the run is not complete"
+        raise MissingInputError(f"run {folder.path}", found, f"neuroada train --resume --output {folder.path}")
+    head = head_of(recipe)
+    if recipe.method not in ADAPTERS:
+        loaded = load_model(str(saved), recipe.model.dtype, console, head)
+        return Trained(loaded.model.eval(), loaded.tokenizer, recipe)
+    loaded = load_model(recipe.model.name, recipe.model.dtype, console, head)
+    return Trained(PeftModel.from_pretrained(loaded.model, str(saved)).eval(), loaded.tokenizer, recipe)
+
+
+def merge(target: str, output: Path, console: Console) -> None:
+    """Write the merged model of a run or an adapter to a new folder, with its tokeniser, as safetensors.
+
+    Raises:
+        ConfigError: the method cannot be merged, or `output` is not empty.
+        MissingInputError: a part of the run is not there.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output {output}", "it exists already and is not empty", "Choose another folder")
+    trained = load_trained(target, console=console)
+    if not isinstance(trained.model, PeftModel):
+        raise ConfigError(f"merging {target}", "it is a whole model, with no adapter in it", "Use it as it is")
+    if trained.recipe is not None and not METHODS[trained.recipe.method].merges:
+        raise ConfigError(f"merging {target}", f"{trained.recipe.method} cannot be merged", "Use the adapter")
+    with console.status("Merging"), whole_folder(output) as beside:
+        trained.model.merge_and_unload().save_pretrained(str(beside))
+        trained.tokenizer.save_pretrained(str(beside))

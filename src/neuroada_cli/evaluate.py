@@ -1,0 +1,62 @@
+"""neuroada eval: scores with intervals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder, folder of an adapter, or a model's directory or hub id.")
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Tests, averages or families, separated by commas; default: those of the run's recipe.")
+    ] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; default: the run's own, or the hub.")
+    ] = None,
+    records: Annotated[
+        int | None, typer.Option(help="Records of each test, chosen by the seed; default: all.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Records answered at a time.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; default: the task's.", show_default=False)
+    ] = None,
+    sampling: Annotated[str, typer.Option(help="greedy, or published for the task's own settings.")] = "greedy",
+    dtype: Annotated[str, typer.Option(help="Of the weights, where no recipe says it.")] = "bfloat16",
+    seed: Annotated[int, typer.Option(help="Of the choice of records.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write scores and answers to this JSON file.", show_default=False)
+    ] = None,
+) -> None:
+    """Score a run, an adapter or any model, with 95 % intervals."""
+    import json
+    import warnings
+
+    from rich.console import Console
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    console = Console(highlight=False)
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        import neuroada  # noqa: F401 (makes the method known to PEFT)
+        from neuroada.runs.evaluate import evaluate as run
+        from neuroada.runs.evaluate import read_settings
+        from neuroada.runs.folder import write_text
+        from neuroada.runs.report import print_pairs, score_text
+
+    given = {"records": records, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "sampling": sampling}
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    scored = run(target, names, data_dir, read_settings(given), console, dtype=dtype, seed=seed)
+    pairs = [
+        (
+            score["name"],
+            f"{score_text(score)} {score['metric']} of {score['count']:,} records"
+            + (f"; {score['note']}" if score["note"] else ""),
+        )
+        for score in scored.plain()
+    ]
+    print_pairs(console, "Scores", pairs)
+    if output is not None:
+        content = {"target": target, "scores": scored.plain(), "answers": scored.answers}
+        write_text(output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

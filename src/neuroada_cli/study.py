@@ -1,0 +1,33 @@
+"""neuroada study: a grid of recipes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file, such as those in benchmarks/studies.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the tasks' data sets.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the cells' runs; default: runs/FILE.", show_default=False)
+    ] = None,
+    records: Annotated[Path, typer.Option(help="Records are appended to this file.")] = Path("study.jsonl"),
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.", show_default=False)] = None,
+) -> None:
+    """Train the cells of a study that are not there yet; run it again to go on where it stopped."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.record import append_records
+        from neuroada.measure.study import run_study
+    values = {} if data_dir is None else {"data.data_dir": str(data_dir)}
+    done = run_study(file, output or Path("runs") / file.stem, values, console, threads)
+    append_records(records, done)
+    failed = [record for record in done if record.status != "ok"]
+    for record in failed:
+        console.print(f"{record.notes['cell']}: {record.status}: {record.reason}", markup=False, soft_wrap=True)
+    console.print(f"{len(done)} cells, {len(failed)} failed; records in {records}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)

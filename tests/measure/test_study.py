@@ -1,0 +1,140 @@
+"""Studies: their files, their cells, and what is trained again."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from neuroada.errors import ConfigError
+from neuroada.measure import study as module
+from neuroada.measure.study import load_study, run_study
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    recipe = tmp_path / "mine.yaml"
+    content = {"model": {"name": "somewhere"}, "method": "neuroada", "training": {"max_steps": 2, "learning_rate": 1}}
+    recipe.write_text(yaml.safe_dump(content))
+    methods = {
+        "NeuroAda k=1": {"set": {"neuroada.k": 1}, "learning_rates": [0.1, 0.2]},
+        "LoRA": {"set": {"method": "lora"}, "learning_rates": [0.3]},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"recipe": str(recipe), "seeds": [0, 1], "methods": methods}, sort_keys=False))
+    return path
+
+
+def summary_of(recipe) -> dict:
+    return {
+        "trainable_parameters": 7,
+        "held_out_loss_after": abs(recipe.training.learning_rate - 0.2),
+        "training_seconds": 2.0,
+        "peak_memory_bytes": 100,
+        "scores_after": [{"name": "boolq", "metric": "accuracy", "value": 0.5}],
+    }
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[tuple[str, float, int]]:
+    """What was trained, in order, by a stand-in for the process that does it."""
+    calls = []
+
+    def call(function, arguments, threads):
+        recipe = arguments["recipe"]
+        calls.append((recipe.method, recipe.training.learning_rate, recipe.seed))
+        return summary_of(recipe)
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    return calls
+
+
+def test_the_first_seed_chooses_the_rate_that_the_others_train_with(study_file, trained, tmp_path):
+    records = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert trained == [
+        ("neuroada", 0.1, 0),
+        ("neuroada", 0.2, 0),
+        ("neuroada", 0.2, 1),
+        ("lora", 0.3, 0),
+        ("lora", 0.3, 1),
+    ]
+    assert [record.method for record in records] == ["NeuroAda k=1"] * 3 + ["LoRA"] * 2
+    best = records[1]
+    assert best.settings == {"learning_rate": 0.2}
+    assert best.measurements["test:boolq"].p50 == 0.5
+    assert best.measurements["selection"].p50 == 0.0
+    assert len({record.notes["cell"] for record in records}) == 5
+
+
+def test_a_failing_cell_is_a_record_and_the_others_go_on(study_file, monkeypatch, tmp_path):
+    def call(function, arguments, threads):
+        if arguments["recipe"].training.learning_rate == 0.2:
+            raise RuntimeError("it diverged")
+        return summary_of(arguments["recipe"])
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    records = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert [record.status for record in records] == ["ok", "failed", "ok", "ok", "ok"]
+    assert "it diverged" in records[1].reason
+    assert records[2].settings == {"learning_rate": 0.1}
+
+
+def test_another_content_is_another_cell(study_file, trained, tmp_path):
+    first = {record.notes["cell"] for record in run_study(study_file, tmp_path / "runs", {}, QUIET)}
+    other = {record.notes["cell"] for record in run_study(study_file, tmp_path / "runs", {"neuroada.k": 2}, QUIET)}
+    assert len(first & other) == 2  # those of LoRA, whose recipe holds no block of NeuroAda
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("recipe: x\nseeds: []\nmethods: {}", "seeds: List should have at least 1 item"),
+        (
+            "recipe: x\nseeds: [0]\nmethods: {a: {set: {}, learning_rates: [0]}}",
+            "learning_rates.0: Input should be great",
+        ),
+        ("recipe: x\nseed: [0]", "seed: Extra inputs are not permitted"),
+        ("a: [", "Give a YAML file"),
+    ],
+)
+def test_a_file_that_is_no_study(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_study(path)
+
+
+def test_a_cell_that_cannot_be_meant_is_found_before_any_is_trained(study_file, trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.blocks'"):
+        run_study(study_file, tmp_path / "runs", {"data.blocks": 1}, QUIET)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("benchmarks/studies/*.yaml")), ids=lambda p: p.stem
+)
+def test_the_studies_of_this_repository_can_be_meant(path):
+    study = load_study(path)
+    for label in study.methods:
+        assert list(module._cells(study, label, {}, study.seeds))
+
+
+def test_a_complete_cell_is_not_trained_again(tiny_model_dir, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    recipe = tmp_path / "mine.yaml"
+    content = {
+        "model": {"name": str(tiny_model_dir), "dtype": "float32"},
+        "data": {"text": str(text), "block_length": 32, "held_out_blocks": 2},
+        "method": "neuroada",
+        "training": {"max_steps": 1, "learning_rate": 0.01},
+    }
+    recipe.write_text(yaml.safe_dump(content))
+    methods = {"a": {"set": {"neuroada.k": 1}, "learning_rates": [0.1]}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"recipe": str(recipe), "seeds": [0], "methods": methods}))
+    first, again = (run_study(path, tmp_path / "runs", {}, QUIET)[0] for _ in range(2))
+    assert first.status == "ok", first.reason
+    assert first.measurements == again.measurements

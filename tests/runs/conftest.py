@@ -1,0 +1,86 @@
+"""Small data sets laid out like the real ones, and a tiny BERT."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]
+
+
+def write_lines(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def question(number: int) -> dict[str, str]:
+    answer = "true" if number % 2 else "false"
+    return {
+        "instruction": f"Is {number} odd?\n\nAnswer format: true/false",
+        "input": "",
+        "output": f"the correct answer is {answer}",
+        "answer": answer,
+    }
+
+
+def problem(number: int) -> dict[str, str]:
+    total = str(number + 3)
+    return {
+        "instruction": f"{number} + 3 ?",
+        "input": "",
+        "output": f"It is {total}. The answer is {total}.",
+        "answer": total,
+    }
+
+
+TESTS = ("boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in TESTS:
+        write_lines(folder / "commonsense" / name / "test.jsonl", [question(n) for n in range(6)])
+    write_lines(folder / "commonsense" / "commonsense_15k" / "train.jsonl", [question(n) for n in range(10, 42)])
+    write_lines(folder / "commonsense" / "commonsense_15k" / "validation.jsonl", [question(n) for n in range(50, 62)])
+    for name in ("gsm8k", "SVAMP", "mawps", "MultiArith", "AddSub", "SingleEq"):
+        write_lines(folder / "math" / name / "test.jsonl", [problem(n) for n in range(4)])
+    letter = {**problem(1), "answer": "A"}
+    write_lines(folder / "math" / "AQuA" / "test.jsonl", [letter, {**letter, "instruction": "another"}])
+    write_lines(folder / "math" / "math_10k" / "train.jsonl", [problem(n) for n in range(20, 60)])
+    for name, sentences in (("cola", ("sentence",)), ("stsb", ("sentence1", "sentence2"))):
+        for part, count in (("train", 32), ("dev", 24)):
+            records = [
+                {
+                    **dict.fromkeys(sentences, f"the {'cat' if n % 2 else 'dog'} sat on mat {n % 5}"),
+                    "label": float(n % 6) if name == "stsb" else n % 2,
+                    "idx": n,
+                }
+                for n in range(count)
+            ]
+            write_lines(folder / "glue" / name / f"{part}.jsonl", records)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT body of two layers, 32 wide, with a tokeniser of one token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = {word: index for index, word in enumerate([*special, *WORDS, *"0123456789"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    return folder
