@@ -1,0 +1,1 @@
+"""Run folders to one HTML page that needs no network; imports no torch."""

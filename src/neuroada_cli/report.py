@@ -1,0 +1,40 @@
+"""neuroada report: runs as one HTML page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, set side by side.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML file to write or replace; default: report.html, in the run's folder if there is one run.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show runs in one HTML page that needs no network: scores, curves, cost, deltas, examples, settings."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.status("Reading runs"):
+        from neuroada.errors import ConfigError
+        from neuroada.report.html.page import report_page
+        from neuroada.report.html.run import read_runs
+        from neuroada.runs.folder import write_text
+
+        found = read_runs(runs)
+        page = report_page(found)
+    output = output or (found[0].path if len(found) == 1 else Path()) / "report.html"
+    asked, do = f"--output {output}", "Name an HTML file that can be written"
+    if output.is_dir():
+        raise ConfigError(asked, "it is a folder", do)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, page)
+    except OSError as error:
+        raise ConfigError(asked, error.strerror or str(error), do) from error
+    console.print(f"Report: {output}", soft_wrap=True)
