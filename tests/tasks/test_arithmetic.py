@@ -119,6 +119,7 @@ LETTER_CASES = [
     ("A pencil costs 3, so B", "A"),
     ("Because of that, C", "B"),
     ("Rationale: x. The answer is (D).", "D"),
+    ("it is E, none of these", "E"),
     ("answer b", ""),
     ("F", ""),
     ("", ""),

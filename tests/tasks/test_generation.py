@@ -110,6 +110,20 @@ def test_model_and_tokenizer_are_left_as_they_were(llama, byte_tokenizer):
     assert all(torch.equal(one, other) for one, other in zip(weights, llama.parameters(), strict=True))
 
 
+def test_dropout_is_off_even_in_a_model_that_is_training(make_tiny_llama, byte_tokenizer):
+    model = make_tiny_llama(attention_dropout=0.9)
+    expected = generate(model.eval(), byte_tokenizer, PROMPTS, batch_size=8, max_new_tokens=6)
+    assert generate(model.train(), byte_tokenizer, PROMPTS, batch_size=8, max_new_tokens=6) == expected
+
+
+def test_prompts_of_like_length_share_a_batch_longest_first(llama, byte_tokenizer, monkeypatch):
+    batches = []
+    monkeypatch.setattr(generation, "_padded", lambda rows, pad: batches.append(rows) or ORIGINAL(rows, pad))
+    generate(llama, byte_tokenizer, PROMPTS, batch_size=3, max_new_tokens=1)
+    lengths = [len(row) for rows in batches for row in rows]
+    assert lengths == sorted(map(len, PROMPTS), reverse=True)
+
+
 def test_all_is_restored_after_a_failure(llama, byte_tokenizer, monkeypatch):
     own = llama.generation_config
     llama.train()

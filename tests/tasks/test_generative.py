@@ -201,7 +201,7 @@ def test_a_test_may_have_its_own_length_and_a_family_its_stop_words(monkeypatch,
 
     def generate(*_, **settings):
         asked.update(settings)
-        return ["the correct answer is true STOP more"]
+        return ["the correct answer is true STOP more END"]
 
     monkeypatch.setattr(generative, "generate", generate)
     tests = {"boolq": replace(COMMONSENSE.tests["boolq"], max_new_tokens=7)}
