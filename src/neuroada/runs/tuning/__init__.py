@@ -1,0 +1,1 @@
+"""A search over a recipe's values: Optuna proposes, `runs.train` trains, and the held-out part judges."""

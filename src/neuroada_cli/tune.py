@@ -1,0 +1,94 @@
+"""neuroada tune: search a recipe's values."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tune(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a bundled recipe, or path of a recipe file.")
+    ],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="SPACE",
+            help="What to try: a YAML file, KEY=VALUES as in 'neuroada.k={choices: [1, 20]}', or papers-commonsense, "
+            "papers-arithmetic, papers-budgets, papers-neat-glue; repeatable. Default: RECIPE.search.yaml beside the "
+            "recipe.",
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Trials in all, those done before and elsewhere among them.")] = 20,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; it is then not searched."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: a directory or a hub id.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Train on the pairs or conversations in this JSON lines file (task instruct).")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the trials' runs; default: runs/RECIPE-tune.", show_default=False)
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Where machines share trials: a journal file, or a URL such as sqlite:///trials.db or "
+            "postgresql://...; default: a journal in --output.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the search in the storage; default: the recipe's.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the search; each trial trains with the recipe's.")] = 0,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop trials that fall behind the median of the others.")
+    ] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Train in this process, and not in a new one for each trial.")
+    ] = False,
+) -> None:
+    """Search for a recipe's best values, judged by the held-out part; the same command goes on, or shares the work."""
+    import importlib.util
+    import warnings
+
+    from rich.console import Console
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    console = Console(highlight=False)
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        import neuroada  # noqa: F401 (makes the method known to PEFT)
+        from neuroada.errors import MissingInputError
+        from neuroada.runs.recipe import find_recipe
+
+        if importlib.util.find_spec("optuna") is None:
+            raise MissingInputError("neuroada tune", "package optuna is not installed", "pip install 'neuroada[tune]'")
+        from neuroada.runs.tuning.search import Search
+        from neuroada.runs.tuning.search import tune as run
+        from neuroada.runs.tuning.space import load_space
+        from neuroada.runs.tuning.table import best_trial, folder_of
+
+    path = find_recipe(recipe)
+    named = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
+    values = {key: str(value) for key, value in named.items() if value is not None}
+    changes = overrides or []
+    space = load_space(search or [], path, [*values, *(change.partition("=")[0].strip() for change in changes)])
+    output = output or Path("runs") / f"{path.stem}-tune"
+    found = Search(path, space, output, changes, values, seed)
+    try:
+        study = run(found, console, trials=trials, storage=storage, name=name, prune=prune, in_process=in_process)
+    except KeyboardInterrupt:
+        console.print("\nTo go on, give the same command again.", soft_wrap=True)
+        raise
+    best = best_trial(study)
+    if best is None:
+        console.print("No trial was trained to its end.")
+        raise typer.Exit(1)
+    console.print(f"\nBest: {folder_of(best)}. To train it: neuroada train {output / 'best.yaml'}", soft_wrap=True)
