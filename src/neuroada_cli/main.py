@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.core import TyperGroup
 
-from neuroada_cli import bench, plan, train
+from neuroada_cli import bench, evaluate, merge, plan, recipes, report, study, train, tune
 
 
 class _Boundary(TyperGroup):
@@ -52,6 +52,12 @@ def main() -> None:
     """Fine-tune Hugging Face models by training a handful of bypass weights per neuron."""
 
 
-app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("merge")(merge.merge)
+app.command("plan")(plan.plan)
+app.command("recipes")(recipes.recipes)
+app.command("report")(report.report)
+app.command("study")(study.study)
+app.command("tune")(tune.tune)
 app.add_typer(bench.app, name="bench")

@@ -11,7 +11,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE]", help="Name of a bundled recipe, or path of a recipe file; with --resume the run's own."
+            metavar="RECIPE", help="Name of a bundled recipe, or path of a recipe file; with --resume the run's own."
         ),
     ] = None,
     overrides: Annotated[

@@ -14,7 +14,7 @@ from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
 COMMANDS = (
-    *([], ["train"], ["eval"], ["merge"], ["plan"], ["recipes"], ["study"]),
+    *([], ["train"], ["eval"], ["merge"], ["plan"], ["recipes"], ["report"], ["study"], ["tune"]),
     *(["bench"], ["bench", "step"], ["bench", "op"], ["bench", "render"]),
 )
 RUN = "from neuroada_cli.main import app; app(prog_name='neuroada')"

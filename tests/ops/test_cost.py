@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from allocations import Allocations
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
-from neuroada.ops.sparse_delta import Support, combine, sparse_delta_linear
+from neuroada.ops.sparse_delta import Support, combine, gradient, sparse_delta_linear
 from neuroada.ops.sparse_delta import torch as pieces
 from neuroada.ops.sparse_delta.gradient import delta_gradient
 
@@ -86,6 +86,28 @@ def test_layer_costs_two_dense_products_and_saves_x(per_neuron, mode):
     assert cost.products >= 2
     assert problem.x.grad is not None
     assert problem.deltas.grad is not None
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs"), [(96, 160), (160, 96), (128, 128)])
+@pytest.mark.parametrize("per_neuron", [1, 3, 5])
+def test_products_are_counted_whatever_shape_they_have(outputs, inputs, per_neuron, emulated, monkeypatch):
+    monkeypatch.setattr(gradient, "lacks_instructions", lambda device, dtype: emulated)
+    problem = build(Case("layer", outputs, inputs, per_neuron, (64,), bias=False), torch.bfloat16).with_gradients()
+    with FlopCounterMode(display=False) as flops:
+        problem.output("inplace", "sparse").sum().backward()
+    assert flops.get_total_flops() == 2 * 64 * (2 * outputs * inputs + outputs * per_neuron)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(1024, 256), (256, 1024)])
+def test_a_product_in_float32_copies_the_smaller_factor_and_blocks_of_the_weight(outputs, inputs, monkeypatch):
+    monkeypatch.setattr(pieces, "BLOCK_ENTRIES", 1 << 16)
+    dy, weight = torch.randn(512, outputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
+    allocations = Allocations()
+    with allocations:
+        pieces.widened_product(dy, weight)
+    output = 2 * 512 * inputs
+    assert allocations.largest <= max(output, 4 * max(512 * min(outputs, inputs), 1 << 16))
 
 
 @MODES

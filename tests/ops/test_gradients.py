@@ -131,12 +131,36 @@ def test_input_gradients_with_and_without_instructions(case, mode, half, emulate
 
 
 @pytest.mark.parametrize("half", SIXTEEN_BITS, ids=str)
-def test_an_emulated_product_is_made_in_float32_and_rounded_once(half, monkeypatch):
+@pytest.mark.parametrize(("outputs", "inputs"), [(301, 7), (7, 301)])
+def test_an_emulated_product_is_made_in_float32_from_sixteen_tokens_on(outputs, inputs, half, monkeypatch):
     monkeypatch.setattr(gradient, "lacks_instructions", lambda device, dtype: True)
-    dy, weight = torch.randn(16, 301).to(half), torch.randn(301, 7).to(half)
-    exact_once = (dy.double() @ weight.double()).to(half)
+    calls, right = [], pieces.widened_product
+    monkeypatch.setattr(pieces, "widened_product", lambda *a: calls.append(a) or right(*a))
+    dy = torch.randint(-3, 4, (16, outputs)).to(half)
+    weight = torch.randint(-3, 4, (outputs, inputs)).to(half)
+    exact_once = (dy.double() @ weight.double()).to(half)  # sums of small integers are exact in float32
     assert torch.equal(gradient.input_gradient(dy, weight), exact_once)
-    assert torch.equal(gradient.input_gradient(dy[:15], weight), dy[:15] @ weight)
+    assert len(calls) == 1
+    gradient.input_gradient(dy[:15], weight)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("outputs", "inputs"), [(301, 7), (7, 301)])
+def test_products_do_not_depend_on_the_default_dtype(outputs, inputs, default):
+    dy, weight = torch.randn(16, outputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
+    expected = pieces.widened_product(dy, weight)
+    torch.set_default_dtype(default)
+    try:
+        assert torch.equal(pieces.widened_product(dy, weight), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("per_neuron", [1, 3])
+def test_many_small_blocks_of_tokens_add_no_error(per_neuron, dtype, monkeypatch):
+    monkeypatch.setattr(pieces, "BLOCK_ENTRIES", 64)
+    require_good_gradients(build(Case("long", 13, 17, per_neuron, (4099,)), dtype), "inplace", "sparse")
 
 
 def test_gradcheck(case, mode, product):

@@ -123,8 +123,9 @@ def backend_for(device: str, dtype: torch.dtype, per_neuron: int | None = None) 
 
     per_neuron: K, where it is known: a single delta a neuron is not worth Numba's import on a CPU.
     """
-    if per_neuron == 1 and device == "cpu" and _pinned == "auto":
-        return "torch", "with one delta a neuron it is about as fast as numba, which takes 80 MiB of memory"
+    would_be_numba = device == "cpu" and dtype in _COMPILED["numba"][1] and _pinned == "auto"
+    if per_neuron == 1 and would_be_numba and find_spec("numba") is not None:
+        return "torch", "with one delta a neuron it is about as fast as numba, whose import takes 80 MiB of memory"
     return _resolved(_pinned, device, dtype)
 
 

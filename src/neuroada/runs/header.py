@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from neuroada.ops.backend import backend_for
 from neuroada.runs.environment import describe_device
 from neuroada.runs.folder import RunFolder
-from neuroada.runs.methods import METHODS, placement
+from neuroada.runs.methods import METHODS, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
 
@@ -29,7 +29,7 @@ def header(
         ("tests", _tests_text(recipe, data.tests)),
         ("method", _method_text(recipe, model)),
         ("mode", placement(model)),
-        ("gradient", _gradient_text(recipe, arguments.device)),
+        ("gradient", _gradient_text(recipe, model, arguments.device)),
         ("trainable", share_text(prepared.trainee.trained, whole)),
         ("device", describe_device(arguments.device)),
         ("steps", _steps_text(recipe, arguments, data.tokens)),
@@ -44,11 +44,11 @@ def _method_text(recipe: Recipe, model: Any) -> str:
     return f"{text} on {layers} layers" if layers else text
 
 
-def _gradient_text(recipe: Recipe, device: torch.device) -> str | None:
+def _gradient_text(recipe: Recipe, model: Any, device: torch.device) -> str | None:
     if recipe.method != "neuroada":
         return None
     dtype = getattr(torch, recipe.model.dtype)
-    backend, reason = backend_for(device.type, dtype, recipe.settings.get("k"))
+    backend, reason = backend_for(device.type, dtype, most_deltas(model))
     return f"{backend}: {reason}"
 
 

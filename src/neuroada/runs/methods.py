@@ -162,6 +162,12 @@ def placement(model: nn.Module) -> str | None:
     return "; ".join(f"{mode} on {count} layers: {reason}" for (mode, reason), count in chosen.items()) or None
 
 
+def most_deltas(model: nn.Module) -> int | None:
+    """The largest K of NeuroAda's layers; None without such layers."""
+    supports = [layer.support(layer.present(layer.active_adapters)) for layer in _neuroada_layers(model)]
+    return max((support.indices.shape[1] for support in supports), default=None)
+
+
 @torch.no_grad()
 def surviving_deltas(model: nn.Module) -> int | None:
     """How many deltas change their weight after rounding to its dtype.

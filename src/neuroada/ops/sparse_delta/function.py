@@ -35,7 +35,7 @@ class _SupportLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(kept and kept[0], deltas)
         ctx.places = kept and kept[1]
-        ctx.support, ctx.weight, ctx.product, ctx.x_shape, ctx.dtype = support, weight, product, x.shape, x.dtype
+        ctx.support, ctx.weight, ctx.product, ctx.x_shape = support, weight, product, x.shape
         parameter = weight.parameter
         ctx.weight_state = None if parameter is None else _state(parameter)
         with _without_autocast(x.device.type):

@@ -40,12 +40,11 @@ def delta_gradient(
     backend, _ = backend_for(x.device.type, x.dtype, indices.shape[1])
     if product == "auto":
         above = triton.DENSE_ABOVE[x.element_size()] if backend == "triton" else DENSE_ABOVE[backend]
-        product = "dense" if indices.shape[1] > above * x.shape[1] else "sparse"
+        most = max(above * x.shape[1], torch.FEW if backend == "torch" else 0)
+        product = "dense" if indices.shape[1] > most else "sparse"
     if product == "dense":
         return torch.dense_product(x, dy, indices, neurons)
-    if backend == "torch":
-        return torch.sampled_product(x, dy, indices, neurons)
-    return library.sampled_product(x, dy, indices, neurons)
+    return library.sampled_product(x, dy, indices, neurons, backend)
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ BLOCK_ENTRIES = 1 << 20
 
 FEW = 3
 """Deltas a neuron up to which single columns are gathered for blocks of tokens: on two Cascade Lake cores with 1,024
-tokens, I=2048, O=5504, 12 against 35 ms at K=1 and 17 against 34 at K=2."""
+tokens, I=2048, O=5504, 12 against 35 ms at K=1 and 17 against 34 at K=2; 3 is where the lines would meet."""
+MOST_TOKENS = 4096
+"""Tokens that a block of the float32 product is cut for: more would make blocks too narrow for a GEMM. A choice."""
 
 
 def positions(weight: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
@@ -84,7 +86,7 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
         [N, K], float32 (float64 for float64 inputs), accumulated in that type.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    if indices.shape[1] <= FEW:
+    if indices.shape[1] <= FEW and x.device.type == "cpu":
         return _sum_over_tokens(x, dy, indices, neurons, wide)
     columns = x.T.contiguous()
     gradient = torch.empty(indices.shape, dtype=wide, device=x.device)
@@ -96,16 +98,18 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
 
 
 def _sum_over_tokens(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None, wide: torch.dtype) -> Tensor:
-    """The sampled product without a transposed copy of x or dy, a block of tokens at a time: one pass for each of K."""
-    gradient = torch.zeros(indices.shape, dtype=wide, device=x.device)
+    """The sampled product without a transposed copy of x or dy, a block of tokens at a time: one pass for each of K.
+
+    Sums of blocks are added up in float64, so that the error does not grow with their number.
+    """
+    gradient = torch.zeros(indices.shape, dtype=torch.float64)
     columns = indices.T.long()
-    for block in _blocks(len(x), len(indices)):
-        inputs, errors = x[block].to(wide), dy[block].to(wide)
-        if neurons is not None:
-            errors = errors.index_select(1, neurons.long())
+    for block in _blocks(len(x), max(len(indices), x.shape[1])):
+        errors = dy[block] if neurons is None else dy[block].index_select(1, neurons.long())
+        inputs, errors = x[block].to(wide), errors.to(wide)
         for j, column in enumerate(columns):
             gradient[:, j] += inputs.index_select(1, column).mul_(errors).sum(0)
-    return gradient
+    return gradient.to(wide)
 
 
 def dense_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
@@ -134,13 +138,14 @@ def widened_product(dy: Tensor, weight: Tensor) -> Tensor:
         [B, I], dy's dtype, rounded once.
     """
     outputs, inputs = weight.shape
+    beside = min(len(dy), MOST_TOKENS)
     if outputs > inputs:
-        total = torch.zeros(len(dy), inputs, device=dy.device)
-        for block in _blocks(outputs, inputs):
-            total.addmm_(dy[:, block].float(), weight[block].to(dy.dtype).float())
+        total = torch.zeros(len(dy), inputs, dtype=torch.float32, device=dy.device)
+        for block in _blocks(outputs, max(inputs, beside)):
+            torch.addmm(total, dy[:, block].float(), weight[block].to(dy.dtype).float(), out=total)
         return total.to(dy.dtype)
     dx, rows = dy.new_empty(len(dy), inputs), dy.float()
-    for block in _blocks(inputs, outputs):
+    for block in _blocks(inputs, max(outputs, beside)):
         dx[:, block] = rows @ weight[:, block].to(dy.dtype).float()
     return dx
 
