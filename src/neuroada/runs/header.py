@@ -12,6 +12,7 @@ from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
+from neuroada.runs.trackers import tracker_text
 
 if TYPE_CHECKING:
     from neuroada.runs.train import Prepared
@@ -33,6 +34,7 @@ def header(
         ("trainable", share_text(prepared.trainee.trained, whole)),
         ("device", describe_device(arguments.device)),
         ("steps", _steps_text(recipe, arguments, data.tokens)),
+        ("reports", tracker_text(recipe.training.report_to, folder)),
         ("run folder", str(folder.path)),
     ]
 

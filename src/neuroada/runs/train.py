@@ -28,6 +28,7 @@ from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surv
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.schema import Recipe
+from neuroada.runs.trackers import check_trackers, trackers
 from neuroada.tasks.classification import parameter_groups
 
 HELD_OUT = ("loss", "score")
@@ -78,6 +79,7 @@ def train(
         folder.check_resumable(resolved)
     elif leads:
         folder.check_fresh()
+    check_trackers(recipe.training.report_to, folder)
     prepared = prepare(recipe, console)
     if not score_tests:
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
@@ -146,7 +148,7 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         prediction_loss_only=data.metric is None,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to=list(recipe.training.report_to) or "none",
+        report_to="none",  # trackers are callbacks of the run's
         **fields,
     )
     arguments.max_steps = _steps(recipe, len(data.train), arguments.world_size)
@@ -178,6 +180,7 @@ def _fit(
         prepared.model, training.learning_rate, training.head_learning_rate, training.weight_decay
     )
     with progress_bars(console) as progress, ExitStack() as context:
+        reporting = context.enter_context(trackers(training.report_to, recipe, folder, done))
         trainer = Trainer(
             prepared.model,
             arguments,
@@ -186,7 +189,7 @@ def _fit(
             eval_dataset=data.held_out,
             compute_metrics=data.metric,
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
-            callbacks=[Bars(progress), records, HoldSupports(context), *callbacks],
+            callbacks=[Bars(progress), records, HoldSupports(context), *reporting, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
 
