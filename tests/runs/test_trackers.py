@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import os
+import sqlite3
 import subprocess
 import sys
 import types
@@ -17,7 +18,7 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import check_recipe
 from neuroada.runs.schema import Recipe
-from neuroada.runs.trackers import PROJECT, check_trackers, tracker_text, trackers
+from neuroada.runs.trackers import check_trackers, tracker_text, trackers
 
 VARIABLES = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_NAME", "TRACKIO_DIR")
 
@@ -43,7 +44,7 @@ def fit(model: LlamaForCausalLM, folder: RunFolder, callbacks: list) -> None:
     rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]] * 4, "labels": [[1, 2, 3, 4]] * 4})
     arguments = TrainingArguments(
         str(folder.checkpoints), max_steps=2, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
-        save_strategy="no", run_name=folder.path.name, project=PROJECT,
+        save_strategy="no",
     )  # fmt: skip
     trainer = Trainer(
         model, arguments, default_data_collator, train_dataset=rows, eval_dataset=rows, callbacks=callbacks
@@ -236,5 +237,9 @@ def test_the_real_ones_where_they_are_installed(name: str, kept: str, tmp_path: 
     done = subprocess.run(command, cwd=work, env=clean | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list(run.glob(kept))) == 1
+    if name == "trackio":
+        database = sqlite3.connect(next(run.glob("trackio/neuroada.db")))
+        rows = database.execute("select distinct run_name, run_id from metrics").fetchall()
+        assert [name for name, _ in rows] == ["run"]
     outside = [path for folder in (home, work) for path in folder.rglob("*") if path.is_file()]
     assert outside == []

@@ -4,6 +4,7 @@ Trainer's own callbacks do the reporting. They are made here, because by themsel
 directory or the home directory, and what they log before and after training goes elsewhere again.
 """
 
+import copy
 import importlib.util
 import os
 import sys
@@ -106,13 +107,26 @@ def _wandb(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[TrainerCall
     run.finish()
 
 
+class _Trackio(TrackioCallback):
+    """Begins again under the same name what Trainer ends before the closing evaluation."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def setup(self, args, state, model, **kwargs):
+        named = copy.copy(args)
+        named.project, named.run_name = PROJECT, self.name
+        super().setup(named, state, model, **kwargs)
+
+
 @contextmanager
 def _trackio(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[TrainerCallback]:
     """Trackio reads its folder when it is imported, and keeps it for the whole process."""
     with _environment(TRACKIO_DIR=_trackio_dir(folder)):
         import trackio
 
-    callback = TrackioCallback()
+    callback = _Trackio(folder.path.name)
     try:
         yield callback
     finally:
