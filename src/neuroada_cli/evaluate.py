@@ -13,6 +13,15 @@ def evaluate(
     tasks: Annotated[
         str, typer.Option(help="Tests, averages or families, separated by commas; default: those of the run's recipe.")
     ] = "",
+    harness: Annotated[
+        str, typer.Option(help="Tasks of lm-eval, by name, pattern or YAML file, separated by commas.")
+    ] = "",
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            help="Worked examples before each question of --harness; default: the task's.", show_default=False
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; default: the run's own, or the hub.")
     ] = None,
@@ -47,7 +56,10 @@ def evaluate(
 
     given = {"records": records, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "sampling": sampling}
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    scored = run(target, names, data_dir, read_settings(given), console, dtype=dtype, seed=seed)
+    of_harness = [name.strip() for name in harness.split(",") if name.strip()]
+    scored = run(
+        target, names, data_dir, read_settings(given), console, dtype=dtype, seed=seed, harness=of_harness, shots=shots
+    )
     pairs = [
         (
             score["name"],

@@ -10,6 +10,7 @@ from rich.console import Console
 from neuroada.errors import ConfigError
 from neuroada.runs.callbacks import progress_bars
 from neuroada.runs.data import open_data
+from neuroada.runs.harness import HarnessTests
 from neuroada.runs.near import near
 from neuroada.runs.schema import EvaluationSection
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
@@ -26,6 +27,8 @@ def evaluate(
     *,
     dtype: str = "bfloat16",
     seed: int = 0,
+    harness: Sequence[str] = (),
+    shots: int | None = None,
 ) -> Scored:
     """Scores of what `target` names: a run folder, an adapter's folder, or a model's directory or hub id.
 
@@ -36,7 +39,7 @@ def evaluate(
         ConfigError: an unknown test, or none named and no recipe to take them from.
         MissingInputError: a part of the model or the data is not there.
     """
-    if not tests and not (Path(target) / "recipe.yaml").is_file():
+    if not tests and not harness and not (Path(target) / "recipe.yaml").is_file():
         known = ", ".join(FAMILIES)
         raise ConfigError(
             f"evaluating {target}", "it is no run, and no tests are named", f"Give --tasks, as in {known}"
@@ -45,6 +48,8 @@ def evaluate(
         GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed)
         for family, names in _by_family(tests)
     ]
+    if harness:
+        chosen.append(HarnessTests.load(harness, settings, shots))
     trained = load_trained(target, dtype, console)
     if not chosen:
         chosen = [_of_recipe(trained, data_dir, settings)]

@@ -59,7 +59,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = (), values: Mapping[str, 
         key, sign, value = override.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set {override}", "it is not of the form key=value", "Write section.key=value")
-        _assign(content, key.strip(), _parse(value, f"--set {override}"))
+        _assign(content, key.strip(), parse_yaml(value, f"--set {override}"))
     for key, value in (values or {}).items():
         _assign(content, key, value)
     return check_recipe(content, asked)
@@ -83,7 +83,7 @@ def to_yaml(recipe: Recipe) -> str:
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a recipe, laid over that of the recipe named by its key `base`, section by section."""
     asked = f"recipe {path}"
-    content = _parse(path.read_text(encoding="utf-8"), asked)
+    content = parse_yaml(path.read_text(encoding="utf-8"), asked)
     if not isinstance(content, dict):
         raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
     base = content.pop("base", None)
@@ -100,7 +100,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
-def _parse(text: str, asked: str) -> Any:
+def parse_yaml(text: str, asked: str) -> Any:
+    """The value that `text` says; `asked` is named in errors."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:

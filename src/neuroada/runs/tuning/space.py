@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from neuroada.errors import ConfigError
 from neuroada.runs.methods import METHODS
 from neuroada.runs.near import near
-from neuroada.runs.recipe import _parse as parse_yaml
-from neuroada.runs.recipe import load_recipe
+from neuroada.runs.recipe import load_recipe, parse_yaml
 from neuroada.runs.schema import Recipe, TrainingSection
 
 if TYPE_CHECKING:
