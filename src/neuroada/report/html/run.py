@@ -125,7 +125,8 @@ class Run:
     @property
     def model_name(self) -> str:
         """The base model's name, without the path of a local folder."""
-        return Path(self.model).name if Path(self.model).expanduser().is_absolute() else self.model
+        is_path = Path(self.model).is_absolute() or self.model.startswith("~/")
+        return Path(self.model).name if is_path else self.model
 
     @property
     def dtype(self) -> str:
