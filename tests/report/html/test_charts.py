@@ -38,8 +38,7 @@ def inside(value: float, low: float, high: float) -> bool:
 @given(st.lists(st.floats(), min_size=1, max_size=300))
 def test_any_values_give_a_drawing_inside_its_frame(values):
     chart = line_chart("loss", "step", [Series("run", 0, list(enumerate(values)))])
-    drawable = [value for value in values if abs(value) < 1e100]
-    if not drawable:
+    if sum(abs(value) < 1e100 for value in values) < 2:
         assert chart is None
         return
     assert not re.search("nan|inf", chart.lines[0].path)
@@ -109,7 +108,8 @@ def test_a_histogram_counts_every_value_but_zeros():
     heights = [float(y) for y in re.findall(r"V([\d.]+)", chart.lines[0].path)]
     assert len(heights) == BINS + 1
     assert sorted(heights)[:3] == [top(40.0), top(20.0), top(20.0)]
-    assert heights[0] == top(20.0)  # 1e-12 counts into the first bin
+    assert heights[0] == top(20.0)
+    assert chart.note == "smaller ones count into the first bin"
     assert [text for _, text in chart.x_ticks][-2:] == ["0.0001", "0.001"]
 
 

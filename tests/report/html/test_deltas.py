@@ -169,6 +169,6 @@ def test_projections_are_called_by_their_shortest_own_name_in_a_blocks_order():
         "output.dense",
     )
     assert labels(*(f"layer.*.{name}" for name in bert)) == [
-        *("query", "key", "attention.output.dense", "intermediate.dense", "*.output.dense")
+        *("query", "key", "attention.output.dense", "intermediate.dense", "output.dense")
     ]
     assert labels("encoder.*.q", "decoder.*.q") == ["decoder.*.q", "encoder.*.q"]

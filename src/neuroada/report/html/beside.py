@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuroada.report.html.run import Run, Score
-from neuroada.report.html.tables import EMPTY, Cell, Row, Table, interval_text, percent
+from neuroada.report.html.tables import EMPTY, Cell, Row, Table, interval_text, percent, share_text
 from neuroada.report.published import TASKS, Found, find, model_key
 
 
@@ -37,7 +37,7 @@ def beside_published(runs: Sequence[Run]) -> Beside | None:
     rows += [_published_row(each, tests, averaged) for each in found]
     header = ["method", "model", "trained", *tests, *(["average"] if averaged else [])]
     table = Table("Published scores, ours first", header, rows)
-    return Beside(table, _sentences(ours, found, tests, averaged), _notes(found, tests))
+    return Beside(table, _sentences(ours, found, tests, averaged), _notes(found))
 
 
 def _our_row(run: Run, colour: int, tests: Sequence[str], averaged: bool) -> Row:
@@ -57,8 +57,8 @@ def _share(run: Run) -> Cell:
     summary = run.summary
     if summary is None or not summary.trainable_parameters or not summary.parameters:
         return EMPTY
-    share = 100 * summary.trainable_parameters / summary.parameters
-    return Cell(f"{share:.3f} %", sort=share)
+    share = summary.trainable_parameters / summary.parameters
+    return Cell(share_text(share, 3), sort=100 * share)
 
 
 def _published_row(found: Found, tests: Sequence[str], averaged: bool) -> Row:
@@ -70,7 +70,11 @@ def _published_row(found: Found, tests: Sequence[str], averaged: bool) -> Row:
         cells.append(EMPTY if score is None else Cell(f"{score:.{row.decimals}f}", spread, score))
     mark = "*" if row.note else ""
     average = [Cell(f"{row.average:.{row.decimals}f}{mark}", sort=row.average)] if averaged else []
-    share = EMPTY if row.trained_percent is None else Cell(f"{row.trained_percent:.3f} %", sort=row.trained_percent)
+    share = (
+        EMPTY
+        if row.trained_percent is None
+        else Cell(share_text(row.trained_percent / 100, 3), sort=row.trained_percent)
+    )
     if row.trained_percent is None and row.trained_parameters is not None:
         share = Cell(f"{row.trained_parameters:,} values")
     source = f"{table.source}, {table.table}" + (f", from {row.taken_from}" if row.taken_from else "")
@@ -99,7 +103,7 @@ def _sentences(ours: Sequence[Run], found: Sequence[Found], tests: Sequence[str]
     else:
         sentences += [f"{name} is trained on {text}." for name, text in trainings.items()]
     if averaged:
-        sentences.append("An average is over the tests of its row; ours is named in the table of scores.")
+        sentences.append("An average is over the tests that its row shows.")
     if any(score.note for run in ours for score in run.scores["after"]):
         sentences.append("† shares questions with the train set, in the papers too; the table of scores says how many.")
     return sentences
@@ -119,7 +123,7 @@ def _training_text(run: Run) -> str:
     return f"{which} of {what}, {for_long}"
 
 
-def _notes(found: Sequence[Found], tests: Sequence[str]) -> list[str]:
+def _notes(found: Sequence[Found]) -> list[str]:
     notes = []
     for table, row in found:
         where = f"{table.source}, {table.table}, {table.model}"

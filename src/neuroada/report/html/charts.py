@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDTH, HEIGHT = 380.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 50.0, 372.0, 10.0, 196.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 364.0, 10.0, 196.0
 MOST_POINTS = 200
 """Of a line; more of them become means of neighbours. A choice: half a pixel each on a phone."""
 
-MOST_DOTS = 40
+MOST_DOTS = 20
 BINS = 48
 DECADES = 4
 """Widest histogram: what is smaller than a ten-thousandth of the largest value counts into its first bin."""
@@ -129,11 +129,11 @@ class Scale:
 
 
 def line_chart(title: str, x_label: str, series: Iterable[Series]) -> Chart | None:
-    """Lines over steps; None where no value can be drawn. Values that are not finite leave gaps."""
+    """Lines over steps; None where there is at most one step to draw. Values that are not finite leave gaps."""
     series = [each for each in series if any(_drawable(y) for _, y in each.points)]
-    if not series:
-        return None
     drawn = [(x, y) for each in series for x, y in each.points if _drawable(y)]
+    if len({x for x, _ in drawn}) < 2:
+        return None
     x = _scale([point[0] for point in drawn], LEFT, RIGHT, pad=0.0)
     y = _scale([point[1] for point in drawn], BOTTOM, TOP, pad=0.05)
     lines = [_line(each, x, y) for each in series]
@@ -147,7 +147,8 @@ def histogram(title: str, x_label: str, samples: Sequence[tuple[str, int, np.nda
     if not there:
         return None
     high = max(float(each.max()) for each in there)
-    low = max(min(float(each.min()) for each in there), high - DECADES)
+    least = min(float(each.min()) for each in there)
+    low = max(least, high - DECADES)
     low, high = (low, high) if high - low > 0.1 else (low - 0.05, high + 0.05)
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(np.clip(each, low, high), edges)[0] for each in logs]
@@ -157,8 +158,9 @@ def histogram(title: str, x_label: str, samples: Sequence[tuple[str, int, np.nda
         Line(name, colour, _stairs(edges, share, x, y), [])
         for (name, colour, _), share in zip(samples, shares, strict=True)
     ]
-    y_ticks = [(place, f"{text} %") for place, text in y.ticks(4)]
-    return Chart(title, x_label, _decade_ticks(x), y_ticks, lines)
+    y_ticks = [(place, f"{text}\N{NO-BREAK SPACE}%") for place, text in y.ticks(4)]
+    note = "smaller ones count into the first bin" if least < low else ""
+    return Chart(title, x_label, _decade_ticks(x), y_ticks, lines, note)
 
 
 def heat_map(

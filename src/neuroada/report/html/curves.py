@@ -35,7 +35,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     charts = [
         line_chart("Training loss", "step", over_steps(lambda run: [(each.step, each.loss) for each in run.steps])),
         line_chart("Held-out loss", "step", over_steps(lambda run: _held_out(run, "loss"))),
-        line_chart("Held-out score", "step", over_steps(lambda run: _held_out(run, "score"))),
+        line_chart("Held-out score in percent", "step", over_steps(lambda run: _held_out(run, "score", 100.0))),
         line_chart(
             "Learning rate",
             "step",
@@ -45,12 +45,14 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _held_out(run: Run, name: str) -> list[tuple[float, float]]:
+def _held_out(run: Run, name: str, unit: float = 1.0) -> list[tuple[float, float]]:
     """Step and value; before training that is step 0."""
 
+    recorded = run.steps[-1].step if run.steps else 0
+    last = recorded if run.summary is None or run.summary.steps is None else run.summary.steps
+
     def step(record: HeldOut) -> int:
-        last = run.steps[-1].step if run.steps else 0
         return record.step if record.step is not None else 0 if record.when == "before" else last
 
     found = [(step(record), getattr(record, name)) for record in run.held_out]
-    return sorted((float(place), value) for place, value in found if value is not None)
+    return sorted((float(place), unit * value) for place, value in found if value is not None)

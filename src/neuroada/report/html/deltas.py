@@ -153,7 +153,7 @@ def columns(weights: Sequence[Weight]) -> dict[str, str]:
         parts = name.split(".")
         ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         labels[name] = next((end for end in ends if sum(_ends(other, end) for other in names) == 1), name)
-    return labels
+    return {name: label.removeprefix("*.") for name, label in labels.items()}
 
 
 def _ends(name: str, end: str) -> bool:

@@ -159,6 +159,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def share_text(value: float, decimals: int) -> str:
+    """A fraction in percent, with a space that does not break."""
+    return f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
 def interval_text(score: Score) -> str:
     """Its 95 % interval."""
     return f"[{percent(score.low)}, {percent(score.high)}]"
@@ -181,8 +186,14 @@ def main_score(run: Run, when: str) -> Score | None:
 def _state(run: Run) -> Cell | None:
     if run.summary is not None:
         return None
-    last = f"{run.steps[-1].step:,}" if run.steps else "none"
-    return Cell("unfinished", f"last recorded step: {last}; neuroada train --resume --output {run.path}")
+    return Cell("unfinished", f"last recorded step: {run.steps[-1].step:,}" if run.steps else "no step recorded")
+
+
+def _learning_rate(run: Run) -> Cell | None:
+    rate, seed = (run.recipe.get("training") or {}).get("learning_rate"), run.recipe.get("seed")
+    if not isinstance(rate, (int, float)):
+        return None
+    return Cell(f"{rate:g}", "" if seed is None else f"seed {seed}", rate)
 
 
 def _score(run: Run) -> Cell | None:
@@ -195,12 +206,13 @@ def _score(run: Run) -> Cell | None:
     return Cell(percent(after.value), "; ".join([*parts, *filter(None, [after.note])]), 100 * after.value)
 
 
-def _held_out(name: str) -> Callable[[Run], Cell | None]:
+def _held_out(name: str, text: Callable[[float], str]) -> Callable[[Run], Cell | None]:
     def fact(run: Run) -> Cell | None:
         before, after = (getattr(run.evaluated(when), name, None) for when in ("before", "after"))
+        detail = "" if before is None else f"before: {text(before)}"
         if after is None:
-            return None if before is None else Cell(NONE, f"before: {before:.4f}")
-        return Cell(f"{after:.4f}", "" if before is None else f"before: {before:.4f}", after)
+            return Cell(NONE, detail) if detail else None
+        return Cell(text(after), detail, after)
 
     return fact
 
@@ -219,7 +231,7 @@ def _trained(run: Run) -> Cell | None:
     if summary is None or summary.trainable_parameters is None:
         return None
     trained, whole = summary.trainable_parameters, summary.parameters
-    return Cell(f"{trained:,}", f"{100 * trained / whole:.3f} % of {whole:,} parameters" if whole else "", trained)
+    return Cell(f"{trained:,}", f"{share_text(trained / whole, 3)} of {whole:,} parameters" if whole else "", trained)
 
 
 def _time(run: Run) -> Cell | None:
@@ -255,9 +267,10 @@ FACTS: dict[str, Callable[[Run], Cell | None]] = {
     "state": _state,
     "method": lambda run: Cell(run.method),
     "model": lambda run: Cell(run.model_name, run.dtype),
+    "learning rate": _learning_rate,
     "score": _score,
-    "held-out loss": _held_out("loss"),
-    "held-out score": _held_out("score"),
+    "held-out loss": _held_out("loss", "{:.4f}".format),
+    "held-out score": _held_out("score", percent),
     "perplexity": _perplexity,
     "trained": _trained,
     "training": _time,

@@ -11,7 +11,7 @@ import numpy as np
 from neuroada.report.html.charts import Chart, HeatMap, heat_map, histogram
 from neuroada.report.html.deltas import Deltas, Weight, columns
 from neuroada.report.html.run import LABELS, Run
-from neuroada.report.html.tables import Cell, Row, Table
+from neuroada.report.html.tables import Cell, Row, Table, share_text
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def _delta_sentences(run: Run, deltas: Deltas) -> list[str]:
     ]
     surviving = None if run.summary is None else run.summary.surviving_deltas
     if surviving is not None:
-        share = f"{surviving:,} ({100 * surviving / count:.1f} %)"
+        share = f"{surviving:,} ({share_text(surviving / count, 2)})"
         sentences.append(f"{share} change their weight after rounding to {run.dtype or 'its dtype'}.")
     if deltas.base:
         median = float(np.median(deltas.ratios)) if len(deltas.ratios) else 0.0
         sentences.append(
-            f"Half of them are above {100 * median:.3g} % of their weight (base weights in {deltas.base})."
+            f"Half of them are above {share_text(median, 1)} of their weight (base weights in {deltas.base})."
         )
     else:
         sentences.append("The base weights are not on this machine, so sizes relative to them are left out.")
@@ -96,7 +96,7 @@ def _weight_table(deltas: Deltas) -> Table:
         ratio = (
             []
             if not deltas.base
-            else [Cell("–" if weight.ratio is None else f"{100 * weight.ratio:.3g} %", "", weight.ratio)]
+            else [Cell("–" if weight.ratio is None else share_text(weight.ratio, 1), "", weight.ratio)]
         )
         numbers = [Cell(f"{value:.3g}", sort=value) for value in (weight.rms, weight.largest)]
         rows.append(Row([Cell(weight.name), layer, Cell(f"{weight.count:,}", sort=weight.count), *numbers, *ratio]))
