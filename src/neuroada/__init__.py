@@ -1,14 +1,26 @@
-"""NeuroAda: fine-tune Hugging Face models with a few trainable deltas per neuron, through PEFT.
+"""NeuroAda and NEAT: fine-tune Hugging Face models with few trained weights, through PEFT.
 
 Importing this package makes its methods known to `peft`.
 """
 
-from neuroada.config import NeuroAdaConfig
-from neuroada.layers import NeuroAdaLinear, held
+from neuroada.config import NeatConfig, NeuroAdaConfig
+from neuroada.layers import NeatLinear, NeuroAdaLinear, held
 from neuroada.ops.backend import set_backend
 from neuroada.ops.sparse_delta import sparse_delta_linear
-from neuroada.tuners import NeuroAdaModel, register
+from neuroada.tuners import NeatModel, NeuroAdaModel, convert_peanut, register
 
 register("neuroada", NeuroAdaConfig, NeuroAdaModel)
+register("neat", NeatConfig, NeatModel)
 
-__all__ = ["NeuroAdaConfig", "NeuroAdaLinear", "NeuroAdaModel", "held", "set_backend", "sparse_delta_linear"]
+__all__ = [
+    "NeatConfig",
+    "NeatLinear",
+    "NeatModel",
+    "NeuroAdaConfig",
+    "NeuroAdaLinear",
+    "NeuroAdaModel",
+    "convert_peanut",
+    "held",
+    "set_backend",
+    "sparse_delta_linear",
+]

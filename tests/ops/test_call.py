@@ -20,8 +20,8 @@ def test_a_weight_that_requires_a_gradient_is_refused(mode):
     with pytest.raises(WeightError) as caught:
         problem.output(mode)
     assert str(caught.value) == (
-        "Training deltas on a base weight: the weight itself has requires_grad=True, and this operation computes no "
-        "gradient for it. Freeze the base weight with requires_grad_(False)."
+        "Training an adapter on a base weight: the weight itself has requires_grad=True, and this operation computes "
+        "no gradient for it. Freeze the base weight with requires_grad_(False)."
     )
     with torch.no_grad():
         assert same_bits(problem.output(mode), problem.expected())

@@ -14,8 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError
 from neuroada.layers.base_layer import is_hooked, quantization_backend, require_supported, run_in_place_of
-from neuroada.ops.backend import resolve_mode
-from neuroada.ops.sparse_delta import FrozenWeight, flat, is_contended, is_held
+from neuroada.ops.sparse_delta import FrozenWeight, Support, is_held, read, with_support
 
 
 def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
@@ -26,8 +25,8 @@ def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear base layer, weight [O, I], and the adapters on it.
 
-    A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_requested_mode`; all
-    the rest is here.
+    A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_witness`; the rest is
+    here.
     The tuner sets `shared` where other modules of the model use the weight's memory too.
     """
 
@@ -45,7 +44,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
         self.shared = False
-        self._resolved: tuple[tuple[Any, ...], str] = (), ""
         self.shared_weight: nn.Parameter | None = None
         self.quantization_backend = quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)
@@ -63,16 +61,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """The same in a form that torch.compile can put into a graph."""
 
     @abstractmethod
-    def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """What merging these adapters changes in a weight [O, I]: "originals", "merged", and what `_where` needs."""
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """What merging these adapters changes in a weight [O, I]: a record, and the new values.
+
+        The record holds the "originals" of what changes, what `_where` and `_witness` need, and as "merged" what
+        `_witness` finds as long as nothing else is written to the weight.
+        """
 
     @abstractmethod
-    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
-        """int64 positions in `flat(weight)` of the entries in a record of `_merged_entries`."""
+    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+        """An alias of a weight [O, I], and the index in it of the values that a record of `_merged_entries` is of."""
 
     @abstractmethod
-    def _requested_mode(self, names: list[str]) -> str:
-        """The mode that the configurations of these adapters ask for."""
+    def _witness(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
+        """Entries of a weight [O, I] by which one can tell whether it is as it was merged."""
 
     @property
     def stored_weight(self) -> Tensor:
@@ -84,28 +86,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         available = getattr(self, self.adapter_layer_names[0])
         return [name for name in dict.fromkeys(names) if name in available]
 
-    def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
-        """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""
-        names = self.present(self.active_adapters) if names is None else names
-        quantized = self.quantization_backend is not None
-        weight = None if quantized else self.stored_weight
-        return resolve_mode(
-            self._requested_mode(names),
-            quantized=quantized,
-            writable=weight is None or FrozenWeight(weight).writable(),
-            shared=self.shared,
-            contended=weight is not None and is_contended(weight),
-        )
-
     def frozen_weight(self, names: list[str]) -> FrozenWeight:
         """The base weight as the operation on these adapters takes it."""
-        if self.quantization_backend is not None:
-            return FrozenWeight(self.get_base_weight, mode=self.resolved_mode(names)[0])
-        weight = self.stored_weight
-        decides = self._requested_mode(names), self.shared, is_contended(weight), weight.stride()
-        if self._resolved[0] != decides or weight.is_inference():
-            self._resolved = decides, self.resolved_mode(names)[0]
-        return FrozenWeight(weight, self.transposed, self._resolved[1])
+        quantized = self.quantization_backend is not None
+        return FrozenWeight(self.get_base_weight if quantized else self.stored_weight, self.transposed)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., I] → [..., O], in the base layer's dtype."""
@@ -154,7 +138,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return self.__dict__.copy()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Put adapters into the base weight: exactly the weight that the unmerged layer computes with (I2).
+        """Put adapters into the base weight, which is rounded once.
 
         Args:
             safe_merge: refuse a result that is not finite.
@@ -175,11 +159,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if self.shared:
             self._leave_shared_weight()
         weight, record, state = self._weight_alias(), self.merge_record, self.__dict__
-        for key, tensor in self._merged_entries(weight, together).items():
+        entries, merged = self._merged_entries(weight, together)
+        for key, tensor in entries.items():
             record[key] = tensor
-        storage, where, merged = flat(weight), self._where(weight, record), record["merged"]
+        alias, where = self._where(weight, record)
         state["merged_adapters"] = together  # Ctrl-C cannot come between this and the write: there is no call
-        storage.index_put_((where,), merged)
+        alias[where] = merged
 
     def unmerge(self) -> None:
         """Take all merged adapters out of the base weight again, bit for bit (I3).
@@ -190,15 +175,16 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             return
         weight, record, state = self._weight_alias(), self.merge_record, self.__dict__
-        storage, where, originals = flat(weight), self._where(weight, record), record["originals"]
-        if not torch.allclose(storage.take(where), record["merged"], rtol=0, atol=0, equal_nan=True):
+        alias, where = self._where(weight, record)
+        originals = record["originals"]
+        if not torch.allclose(self._witness(weight, record), record["merged"], rtol=0, atol=0, equal_nan=True):
             raise MergeError(
                 f"Unmerging from {self.name}",
                 "the base weight was written to while the adapter was merged",
                 "Load the base weights again and start from an unmerged model",
             )
         state["merged_adapters"] = []  # as in `merge`
-        storage.index_put_((where,), originals)
+        alias[where] = originals
         record.clear()
         if self.shared_weight is not None:
             self.get_base_layer().weight, self.__dict__["shared_weight"] = self.shared_weight, None
@@ -209,11 +195,41 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.__dict__["shared_weight"] = base_layer.weight  # not a parameter of this module as well
         base_layer.weight = nn.Parameter(self.stored_weight.detach().clone(), requires_grad=False)
 
+    def _pretrained_weight(self) -> Tensor:
+        """[O, I] without anything merged into it or held in it; a copy only where there is something."""
+        if self.quantization_backend is not None:
+            return self.get_base_weight()
+        if self.merged:
+            return self._unmerged(self.stored_weight)
+        if self._is_held():
+            return with_support(FrozenWeight(self.stored_weight, self.transposed), None, torch.clone)
+        return self._weight_alias()
+
+    def originals(self, support: Support, stored: Tensor | None) -> Tensor | None:
+        """The pretrained values [N, K] at a support, merged or not; None where they cannot be had.
+
+        stored: the base weight as a state dict holds it. A sharded, absent or meta one gives None.
+        """
+        if support.indices.is_meta:
+            return None
+        if self.quantization_backend is not None:
+            weight = self.get_base_weight()
+            return read(weight, support.to(weight.device))
+        if stored is None or stored.is_meta or type(stored) not in (Tensor, nn.Parameter):
+            return None
+        support = support.to(stored.device)
+        if self.merged:
+            return read(self._unmerged(stored), support)
+        if self._is_held():
+            stored = self.stored_weight
+        return with_support(FrozenWeight(stored, self.transposed), None, lambda weight: read(weight, support))
+
     def _unmerged(self, stored: Tensor) -> Tensor:
         """A copy [O, I] of the stored weight, on any device, without the merged adapters."""
         copy = FrozenWeight(stored.detach().clone(), self.transposed).alias()
         record = {key: tensor.to(copy.device) for key, tensor in self.merge_record.items()}
-        flat(copy).index_put_((self._where(copy, record),), record["originals"])
+        alias, where = self._where(copy, record)
+        alias[where] = record["originals"]
         return copy
 
     def _weight_alias(self) -> Tensor:
@@ -240,7 +256,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def try_merge(self, names: list[str]) -> None:
         """Raise MergeError if merging adapters beside those merged already would give NaN or infinity."""
         weight = self._unmerged(self.stored_weight) if self.merged else self._weight_alias()
-        if not self._merged_entries(weight, [*self.merged_adapters, *names])["merged"].isfinite().all():
+        if not self._merged_entries(weight, [*self.merged_adapters, *names])[1].isfinite().all():
             raise MergeError(
                 f"Merging {', '.join(names)} into {self.name} with safe_merge=True",
                 "the merged weight would hold NaN or infinity",
@@ -250,3 +266,17 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """False: the update of a weight has no low rank."""
         return False
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move one adapter; its dtype stays what the configuration says, whatever the base layer's is."""
+        if device is None:
+            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        if device is None or adapter_name not in getattr(self, self.adapter_layer_names[0]):
+            return
+        for kind in (*self.adapter_layer_names, *self.other_param_names):
+            container: Any = getattr(self, kind)
+            if kind in self._modules and adapter_name in container and not container[adapter_name].is_meta:
+                container[adapter_name] = container[adapter_name].to(device)
+
+    def __repr__(self) -> str:
+        return "neuroada." + super().__repr__()

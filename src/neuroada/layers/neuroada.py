@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import onload_layer
@@ -13,16 +14,17 @@ from neuroada.config import NeuroAdaConfig
 from neuroada.errors import WeightError
 from neuroada.layers.base import AdapterLayer, buffer_dict
 from neuroada.layers.inputs import InputGroup
+from neuroada.ops.backend import resolve_mode
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
     Support,
     combine,
     entries,
+    flat,
+    is_contended,
     positions,
-    read,
     support_linear,
     traced_linear,
-    with_support,
 )
 from neuroada.selection import covered_neurons, select
 
@@ -46,6 +48,7 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_indices = buffer_dict(persistent=True)
         self.neuroada_neurons = buffer_dict(persistent=True)
         self.mode: dict[str, str] = {}
+        self._resolved: tuple[tuple[Any, ...], str] = (), ""
         self.saved_input = config.saved_input
         self.input_group = InputGroup([self])
         self._active_adapter = adapter_name
@@ -79,16 +82,6 @@ class NeuroAdaLinear(AdapterLayer):
             self.neuroada_neurons[adapter_name] = neurons.to(self.neuroada_indices[adapter_name].device, torch.int32)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _pretrained_weight(self) -> Tensor:
-        """[O, I] without anything merged into it or held in it; a copy only where there is something."""
-        if self.quantization_backend is not None:
-            return self.get_base_weight()
-        if self.merged:
-            return self._unmerged(self.stored_weight)
-        if self._is_held():
-            return with_support(FrozenWeight(self.stored_weight, self.transposed), None, torch.clone)
-        return self._weight_alias()
-
     def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
         """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
         deltas, indices = self.neuroada_deltas[adapter_name], self.neuroada_indices[adapter_name]
@@ -120,24 +113,6 @@ class NeuroAdaLinear(AdapterLayer):
     def _neurons(self, name: str) -> Tensor | None:
         return self.neuroada_neurons[name] if name in self.neuroada_neurons else None  # noqa: SIM401 (it has no get)
 
-    def originals(self, support: Support, stored: Tensor | None) -> Tensor | None:
-        """The pretrained values [N, K] at a support, merged or not; None where they cannot be had.
-
-        stored: the base weight as a state dict holds it. A sharded, absent or meta one gives None.
-        """
-        if support.indices.is_meta:
-            return None
-        if self.quantization_backend is not None:
-            return read(self.get_base_weight(), support)
-        if stored is None or stored.is_meta or type(stored) not in (Tensor, nn.Parameter):
-            return None
-        support = support.to(stored.device)
-        if self.merged:
-            return read(self._unmerged(stored), support)
-        if self._is_held():
-            stored = self.stored_weight
-        return with_support(FrozenWeight(stored, self.transposed), None, lambda weight: read(weight, support))
-
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The deltas of one adapter as a dense matrix in their own dtype, laid out as the base weight is stored."""
         support = self.support([adapter])
@@ -165,29 +140,46 @@ class NeuroAdaLinear(AdapterLayer):
     def _traced_mode(self) -> str:
         return self.resolved_mode()[0]
 
-    def _merged_entries(self, weight: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
+        """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""
+        names = self.present(self.active_adapters) if names is None else names
+        quantized = self.quantization_backend is not None
+        weight = None if quantized else self.stored_weight
+        return resolve_mode(
+            self._requested_mode(names),
+            quantized=quantized,
+            writable=weight is None or FrozenWeight(weight).writable(),
+            shared=self.shared,
+            contended=weight is not None and is_contended(weight),
+        )
+
+    def frozen_weight(self, names: list[str]) -> FrozenWeight:
+        """The base weight as the operation on these adapters takes it, with the mode that they ask for."""
+        if self.quantization_backend is not None:
+            return FrozenWeight(self.get_base_weight, mode=self.resolved_mode(names)[0])
+        weight = self.stored_weight
+        decides = self._requested_mode(names), self.shared, is_contended(weight), weight.stride()
+        if self._resolved[0] != decides or weight.is_inference():
+            self._resolved = decides, self.resolved_mode(names)[0]
+        return FrozenWeight(weight, self.transposed, self._resolved[1])
+
+    def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
         support = self.support(names)
         _, originals, merged = entries(weight, support)
         record = {"indices": support.indices, "originals": originals, "merged": merged}
-        return record if support.neurons is None else record | {"neurons": support.neurons}
+        return record if support.neurons is None else record | {"neurons": support.neurons}, merged
 
-    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
+    def _where(self, weight: Tensor, record: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
         neurons = record["neurons"] if "neurons" in record else None  # noqa: SIM401 (PEFT's has no get)
-        return positions(weight, record["indices"], neurons)
+        return flat(weight), positions(weight, record["indices"], neurons)
+
+    def _witness(self, weight: Tensor, record: Mapping[str, Tensor]) -> Tensor:
+        alias, where = self._where(weight, record)
+        return alias.take(where)
 
     def _requested_mode(self, names: list[str]) -> str:
         requested = {self.mode[name] for name in names} - {"auto"}
         return "transient" if "transient" in requested else next(iter(requested), "auto")
-
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Move one adapter; its dtype stays what the configuration says, whatever the base layer's is."""
-        if device is None:
-            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        if device is None or adapter_name not in self.neuroada_deltas:
-            return
-        for container in (self.neuroada_deltas, self.neuroada_indices, self.neuroada_neurons):
-            if adapter_name in container and not container[adapter_name].is_meta:
-                container[adapter_name] = container[adapter_name].to(device)
 
     def _replicate_for_data_parallel(self) -> NeuroAdaLinear:
         if self._is_held():
@@ -199,6 +191,3 @@ class NeuroAdaLinear(AdapterLayer):
         replica = super()._replicate_for_data_parallel()
         replica.input_group = InputGroup([replica])
         return replica
-
-    def __repr__(self) -> str:
-        return "neuroada." + super().__repr__()

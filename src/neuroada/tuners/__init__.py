@@ -1,6 +1,8 @@
 """PEFT tuners of the methods; importing this package registers them."""
 
+from neuroada.tuners.neat import NeatModel
 from neuroada.tuners.neuroada import NeuroAdaModel
+from neuroada.tuners.peanut import convert_peanut
 from neuroada.tuners.registration import register
 
-__all__ = ["NeuroAdaModel", "register"]
+__all__ = ["NeatModel", "NeuroAdaModel", "convert_peanut", "register"]

@@ -1,160 +1,154 @@
-"""The adapter file: what PEFT's save_pretrained writes for NeuroAda, and the checks on what it reads.
+"""Adapter files: what PEFT's save_pretrained writes for a method of this library, and the checks on what it reads.
 
-Per adapted weight, under PEFT's usual names: `neuroada_deltas` [N, K] in the deltas' dtype, `neuroada_indices` [N, K]
-in the smallest unsigned type that holds I, `neuroada_neurons` [N] likewise for O where coverage < 1. Once a file:
-`neuroada_fingerprints` uint8 [weights, 16], by which a base model is recognised. N and K may differ by weight.
+Per adapted weight the method's own entries, under PEFT's usual names. Once a file: fingerprints, uint8 [weights, 16],
+by which a base model is recognised.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, cast
+
 import torch
 from torch import Tensor, nn
 
-from neuroada.config import NeuroAdaConfig
+from neuroada.config import AdapterConfig
 from neuroada.errors import AdapterFileError
-from neuroada.layers import NeuroAdaLinear
+from neuroada.layers import AdapterLayer
 from neuroada.ops.sparse_delta import Support
 from neuroada.tuners import fingerprint
 
-DELTAS, INDICES, NEURONS, FINGERPRINTS = (
-    "neuroada_deltas",
-    "neuroada_indices",
-    "neuroada_neurons",
-    "neuroada_fingerprints",
-)
 PEFT_PREFIX = "base_model.model."
+Entry = dict[str, Tensor]
 
 
-def smallest_unsigned(bound: int) -> torch.dtype:
-    """The smallest unsigned type that holds every integer in [0, bound)."""
-    return next(dtype for dtype in (torch.uint8, torch.uint16, torch.uint32) if bound <= torch.iinfo(dtype).max + 1)
+class AdapterFile(ABC):
+    """The file format of one method.
 
-
-def _layers(model: nn.Module, adapter_name: str) -> dict[str, NeuroAdaLinear]:
-    return {
-        name.removeprefix("_fsdp_wrapped_module."): module
-        for name, module in model.named_modules()
-        if isinstance(module, NeuroAdaLinear) and adapter_name in module.neuroada_deltas
-    }
-
-
-def pack(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a model's state dict that make up the adapter's file, adapter name still in the keys."""
-    packed, prints = {}, {}
-    for name, layer in _layers(model, adapter_name).items():
-        own = {DELTAS: layer.neuroada_deltas[adapter_name].detach(), INDICES: layer.neuroada_indices[adapter_name]}
-        deltas, indices = (state_dict.get(f"{name}.{kind}.{adapter_name}", own[kind]) for kind in (DELTAS, INDICES))
-        neurons = state_dict.get(f"{name}.{NEURONS}.{adapter_name}")
-        packed[f"{name}.{DELTAS}.{adapter_name}"] = deltas
-        packed[f"{name}.{INDICES}.{adapter_name}"] = indices.to(smallest_unsigned(layer.in_features))
-        if neurons is not None:
-            packed[f"{name}.{NEURONS}.{adapter_name}"] = neurons.to(smallest_unsigned(layer.out_features))
-        stored = state_dict.get(f"{name}.base_layer.weight", layer.stored_weight)
-        prints[name] = fingerprint.make(layer.originals(Support(indices, deltas, neurons), stored))
-    if prints:
-        packed[FINGERPRINTS] = torch.stack([prints[name] for name in sorted(prints)])
-    return packed
-
-
-def unpack(
-    model: nn.Module, config: NeuroAdaConfig, adapter_name: str, state_dict: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Check the entries of a file against the model, all of them before anything is changed, and make room for them.
-
-    Returns:
-        The entries as the model stores them (indices and neurons int32), adapter name not yet in the keys.
-
-    Raises:
-        AdapterFileError: entries are missing, of another shape, out of range, repeated or not finite; or the base
-            model is not the one that was trained on (unless `config.verify_base` is False).
+    method: as people know it. layer_class: of its adapted layers. kinds: names of its entries, the first of which
+    every adapted weight has. fingerprints: name of theirs.
     """
-    layers = {name.removeprefix(PEFT_PREFIX): layer for name, layer in _layers(model, adapter_name).items()}
-    entries: dict[str, dict[str, Tensor]] = {}
-    unpacked = {}
-    for key, tensor in state_dict.items():
-        name, _, kind = key.rpartition(".")
-        if kind in (DELTAS, INDICES, NEURONS):
-            entries.setdefault(name.removeprefix(PEFT_PREFIX), {})[kind] = tensor
-            unpacked[key] = tensor if kind == DELTAS else tensor.to(torch.int32)
-        elif key != FINGERPRINTS:
-            unpacked[key] = tensor
-    _require_same_layers(set(entries), set(layers))
-    for name, entry in entries.items():
-        _require_sound(name, entry, layers[name])
-    if config.verify_base:
-        _verify_base(entries, layers, state_dict.get(FINGERPRINTS, torch.empty(0)))
-    for name, entry in entries.items():
-        layers[name].resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
-    return unpacked
 
+    method: ClassVar[str]
+    layer_class: ClassVar[type[Any]]
+    kinds: ClassVar[tuple[str, ...]]
+    fingerprints: ClassVar[str]
 
-def _require_same_layers(found: set[str], expected: set[str]) -> None:
-    if found == expected:
-        return
-    extra, missing = sorted(found - expected), sorted(expected - found)
-    parts = []
-    if extra:
-        parts.append(f"the file has {len(extra)} weights that the model does not adapt, such as {extra[0]}")
-    if missing:
-        parts.append(f"the file lacks {len(missing)} adapted weights, such as {missing[0]}")
-    raise AdapterFileError(
-        "Loading a NeuroAda adapter",
-        "; ".join(parts),
-        "Load it onto the architecture it was trained on, with the adapter_config.json saved beside it",
-    )
+    @abstractmethod
+    def entry(self, layer: Any, adapter_name: str, state: Entry) -> Entry:
+        """What is saved of a layer, by kind. state: what a state dict holds of it, if anything."""
 
+    @abstractmethod
+    def support(self, layer: Any, entry: Entry) -> Support:
+        """Where the base weight is looked at for its fingerprint."""
 
-def _require_sound(name: str, entry: dict[str, Tensor], layer: NeuroAdaLinear) -> None:
-    def refuse(found: str) -> AdapterFileError:
+    @abstractmethod
+    def complaint(self, layer: Any, adapter_name: str, entry: Entry) -> str | None:
+        """Why a layer cannot take an entry of a file, or None."""
+
+    def as_stored(self, kind: str, tensor: Tensor) -> Tensor:
+        """A tensor of a file as the layer has it."""
+        return tensor
+
+    @abstractmethod
+    def make_room(self, layer: Any, adapter_name: str, entry: Entry) -> None:
+        """Let a layer take an entry of another shape than its own."""
+
+    def layers(self, model: nn.Module, adapter_name: str) -> dict[str, AdapterLayer]:
+        """Those that have the adapter, by name."""
+        return {
+            name.removeprefix("_fsdp_wrapped_module."): cast(AdapterLayer, module)
+            for name, module in model.named_modules()
+            if isinstance(module, self.layer_class) and adapter_name in getattr(module, self.kinds[0])
+        }
+
+    def pack(self, model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of a model's state dict that make up the adapter's file, adapter name still in the keys."""
+        packed, prints = {}, {}
+        for name, layer in self.layers(model, adapter_name).items():
+            keys = {kind: f"{name}.{kind}.{adapter_name}" for kind in self.kinds}
+            state = {kind: state_dict[key] for kind, key in keys.items() if key in state_dict}
+            entry = self.entry(layer, adapter_name, state)
+            packed |= {keys[kind]: tensor for kind, tensor in entry.items()}
+            stored = state_dict.get(f"{name}.base_layer.weight", layer.stored_weight)
+            prints[name] = fingerprint.make(layer.originals(self.support(layer, entry), stored))
+        if prints:
+            packed[self.fingerprints] = torch.stack([prints[name] for name in sorted(prints)])
+        return packed
+
+    def unpack(
+        self, model: nn.Module, config: AdapterConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Check the entries of a file against the model, all of them before anything is changed, and make room.
+
+        Returns:
+            The entries as the model stores them, adapter name not yet in the keys.
+
+        Raises:
+            AdapterFileError: entries are missing, of another shape, out of range, repeated or not finite; or the base
+                model is not the one that was trained on (unless `config.verify_base` is False).
+        """
+        named = self.layers(model, adapter_name)
+        layers = {name.removeprefix(PEFT_PREFIX): layer for name, layer in named.items()}
+        entries: dict[str, Entry] = {}
+        unpacked = {}
+        for key, tensor in state_dict.items():
+            name, _, kind = key.rpartition(".")
+            if kind in self.kinds:
+                entries.setdefault(name.removeprefix(PEFT_PREFIX), {})[kind] = tensor
+                unpacked[key] = self.as_stored(kind, tensor)
+            elif key != self.fingerprints:
+                unpacked[key] = tensor
+        self._require_same_layers(set(entries), set(layers))
+        for name, entry in entries.items():
+            found = self.complaint(layers[name], adapter_name, entry)
+            if found is not None:
+                raise self._refuse(name, layers[name], found)
+        if config.verify_base:
+            self._verify_base(entries, layers, state_dict.get(self.fingerprints, torch.empty(0)))
+        for name, entry in entries.items():
+            self.make_room(layers[name], adapter_name, entry)
+        return unpacked
+
+    def _require_same_layers(self, found: set[str], expected: set[str]) -> None:
+        if found == expected:
+            return
+        extra, missing = sorted(found - expected), sorted(expected - found)
+        parts = []
+        if extra:
+            parts.append(f"the file has {len(extra)} weights that the model does not adapt, such as {extra[0]}")
+        if missing:
+            parts.append(f"the file lacks {len(missing)} adapted weights, such as {missing[0]}")
+        raise AdapterFileError(
+            f"Loading a {self.method} adapter",
+            "; ".join(parts),
+            "Load it onto the architecture it was trained on, with the adapter_config.json saved beside it",
+        )
+
+    def _refuse(self, name: str, layer: AdapterLayer, found: str) -> AdapterFileError:
         return AdapterFileError(
-            f"Loading the NeuroAda adapter of {name}, a weight of {layer.out_features} neurons with "
+            f"Loading the {self.method} adapter of {name}, a weight of {layer.out_features} neurons with "
             f"{layer.in_features} inputs",
             found,
             "Load it onto the base model it was trained on, or save the adapter again if the file is damaged",
         )
 
-    if DELTAS not in entry or INDICES not in entry:
-        raise refuse(f"the file has no {DELTAS if DELTAS not in entry else INDICES} for it")
-    for kind in {INDICES, NEURONS} & entry.keys():
-        if entry[kind].is_floating_point() or entry[kind].dtype == torch.bool:
-            raise refuse(f"{kind} are {entry[kind].dtype}, not whole numbers")
-    deltas, indices, neurons = entry[DELTAS], entry[INDICES].long(), entry.get(NEURONS)
-    if neurons is not None and neurons.ndim != 1:
-        raise refuse(f"covered neurons have shape {list(neurons.shape)}")
-    if deltas.shape != indices.shape or deltas.ndim != 2:
-        raise refuse(f"deltas have shape {list(deltas.shape)} and indices {list(indices.shape)}")
-    covered = layer.out_features if neurons is None else len(neurons)
-    if len(deltas) != covered or covered > layer.out_features or not 1 <= deltas.shape[1] <= layer.in_features:
-        raise refuse(f"deltas have shape {list(deltas.shape)} for {covered} covered neurons")
-    if not deltas.is_floating_point() or not deltas.isfinite().all():
-        raise refuse("some deltas are not finite numbers")
-    if indices.min() < 0 or indices.max() >= layer.in_features:
-        raise refuse(f"indices reach from {int(indices.min())} to {int(indices.max())}")
-    if (indices.diff(dim=1) <= 0).any():
-        raise refuse("indices are repeated or out of order within a neuron")
-    if neurons is not None:
-        neurons = neurons.long()
-        if neurons.min() < 0 or neurons.max() >= layer.out_features or (neurons.diff() <= 0).any():
-            raise refuse("covered neurons are out of range, repeated or out of order")
-
-
-def _verify_base(entries: dict[str, dict[str, Tensor]], layers: dict[str, NeuroAdaLinear], prints: Tensor) -> None:
-    if prints.shape != (len(entries), fingerprint.LENGTH) or prints.dtype != torch.uint8:
-        raise AdapterFileError(
-            "Loading a NeuroAda adapter",
-            f"{FINGERPRINTS} (by which the base model is recognised) has shape {list(prints.shape)} for "
-            f"{len(entries)} weights",
-            "Save the adapter again: the file is damaged",
-        )
-    for name, expected in zip(sorted(entries), prints, strict=True):
-        entry, layer = entries[name], layers[name]
-        support = Support(entry[INDICES], entry[DELTAS], entry.get(NEURONS))
-        originals = layer.originals(support, layer.stored_weight)
-        difference = fingerprint.difference(expected, originals, exact=layer.quantization_backend is None)
-        if difference is not None:
+    def _verify_base(self, entries: dict[str, Entry], layers: dict[str, AdapterLayer], prints: Tensor) -> None:
+        if prints.shape != (len(entries), fingerprint.LENGTH) or prints.dtype != torch.uint8:
             raise AdapterFileError(
-                f"Loading the NeuroAda adapter of {name}",
-                f"the base weights it was trained on are not those of this model ({difference})",
-                "Load the base model that base_model_name_or_path names in adapter_config.json, without another "
-                "adapter merged into it; to load onto this one all the same, pass verify_base=False",
+                f"Loading a {self.method} adapter",
+                f"{self.fingerprints} (by which the base model is recognised) has shape {list(prints.shape)} for "
+                f"{len(entries)} weights",
+                "Save the adapter again: the file is damaged",
             )
+        for name, expected in zip(sorted(entries), prints, strict=True):
+            entry, layer = entries[name], layers[name]
+            originals = layer.originals(self.support(layer, entry), layer.stored_weight)
+            difference = fingerprint.difference(expected, originals, exact=layer.quantization_backend is None)
+            if difference is not None:
+                raise AdapterFileError(
+                    f"Loading the {self.method} adapter of {name}",
+                    f"the base weights it was trained on are not those of this model ({difference})",
+                    "Load the base model that base_model_name_or_path names in adapter_config.json, without another "
+                    "adapter merged into it; to load onto this one all the same, pass verify_base=False",
+                )

@@ -2,57 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
-from peft import PeftConfig
-from peft.tuners.tuners_utils import (
-    BaseTuner,
-    BaseTunerLayer,
-    _ExcludedModule,
-    _get_in_out_features,
-    _maybe_include_all_linear_layers,
-    onload_layer,
-)
-from torch import Tensor, nn
+from peft.tuners.tuners_utils import _get_in_out_features
+from torch import nn
 
 from neuroada.config import NeuroAdaConfig
-from neuroada.errors import ConfigError, MergeError, TargetError
 from neuroada.layers import NeuroAdaLinear
-from neuroada.layers.base_layer import quantization_backend, require_supported, storage_uses
+from neuroada.layers.base_layer import quantization_backend
 from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
-from neuroada.selection import require_finite
-from neuroada.tuners import files
+from neuroada.tuners.base import AdapterModel
+from neuroada.tuners.neuroada_file import NeuroAdaFile
 
 
-class NeuroAdaModel(BaseTuner):
+class NeuroAdaModel(AdapterModel):
     """Replaces targeted linear layers by `NeuroAdaLinear`; made by `peft.get_peft_model` and PeftModel."""
 
     prefix = "neuroada_"
     tuner_layer_cls = NeuroAdaLinear
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT's class attribute)
+    file = NeuroAdaFile()
 
-    def _prepare_adapter_config(self, peft_config: NeuroAdaConfig, model_config: dict) -> NeuroAdaConfig:
-        if peft_config.target_modules is None:
-            peft_config.target_modules = "all-linear"
-        return peft_config
-
-    def _prepare_model(self, peft_config: NeuroAdaConfig, model: nn.Module) -> None:
-        """Look at every target before anything is changed."""
-        self._require_usable_names()
-        _maybe_include_all_linear_layers(peft_config, model)
-        targets = self._targets(peft_config, model)
+    def _check_targets(self, peft_config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
         clamped = []
         for name, module in targets.items():
-            weight, inputs = _require_adaptable(module, name, peft_config.mode)
-            dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
-            if dense and not peft_config.inference_mode:
-                require_finite(weight.detach(), name)
+            if isinstance(module, NeuroAdaLinear):
+                inputs = module.in_features
+            else:
+                quantized = quantization_backend(module) is not None
+                resolve_mode(peft_config.mode, quantized=quantized, writable=True, contended=False)
+                inputs = _get_in_out_features(module)[0] or 0
             if peft_config.k is not None and peft_config.k > inputs:
                 clamped.append(f"{name} ({inputs} inputs)")
         if clamped:
@@ -62,177 +42,7 @@ class NeuroAdaModel(BaseTuner):
                 stacklevel=2,
             )
 
-    def _require_usable_names(self) -> None:
-        for name in self.peft_config:
-            if not name or "." in name:
-                raise ConfigError(
-                    f"An adapter called {name!r}", "PyTorch keeps names with a dot for modules", "Choose another name"
-                )
-
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does, and note which layers share an input and which weights others use too."""
+        """Add an adapter, and note which layers share an input."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         group_siblings(model, NeuroAdaLinear)
-        uses = storage_uses(model)
-        for layer in self._adapted_layers():
-            weight = layer.stored_weight
-            layer.shared = not weight.is_meta and uses[weight.untyped_storage().data_ptr()] > 1
-
-    def _targets(self, peft_config: NeuroAdaConfig, model: nn.Module) -> dict[str, nn.Module]:
-        modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-        inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
-        modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
-        matches = {name: self._check_target_module_exists(peft_config, name) for name in modules}
-        targets = {name: modules[name] for name, match in matches.items() if match}
-        _require_one_name_each(targets, modules)
-        excluded = [name for name, match in matches.items() if isinstance(match, _ExcludedModule)]
-        if not targets:
-            raise _nothing_matched(peft_config, modules, excluded)
-        return targets
-
-    def _create_and_replace(
-        self,
-        peft_config: NeuroAdaConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(target, NeuroAdaLinear):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = NeuroAdaLinear(target, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
-
-    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """Nothing: `delta_dtype` alone decides what the deltas are."""
-
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Merge as PEFT does.
-
-        Raises:
-            MergeError: all of these adapters are merged already.
-        """
-        names = self.active_adapters if adapter_names is None else adapter_names
-        layers = self._adapted_layers()
-        wanted = [set(layer.present(names)) for layer in layers]
-        if any(wanted) and all(want <= set(layer.merged_adapters) for want, layer in zip(wanted, layers, strict=True)):
-            raise MergeError(
-                f"Merging {', '.join(names)}",
-                "merged already",
-                "Call unmerge_adapter() first, or merge_and_unload() for a model without adapters",
-            )
-        self._try_merge(safe_merge, adapter_names)
-        super().merge_adapter(adapter_names=adapter_names)
-
-    def _unload_and_optionally_merge(
-        self,
-        merge: bool = True,
-        progressbar: bool = False,
-        safe_merge: bool = False,
-        adapter_names: list[str] | None = None,
-    ) -> nn.Module:
-        self._try_merge(merge and safe_merge, adapter_names)
-        return cast(nn.Module, super()._unload_and_optionally_merge(merge, progressbar, adapter_names=adapter_names))
-
-    def _try_merge(self, safe_merge: bool, adapter_names: list[str] | None) -> None:
-        """Try every layer before the first one is changed."""
-        for layer in self._adapted_layers() if safe_merge else []:
-            names = layer.present(adapter_names or layer.active_adapters)
-            with onload_layer(layer):
-                layer.try_merge([name for name in names if name not in layer.merged_adapters])
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if kwargs.get("adapter_names") is not None:
-            raise ConfigError(
-                "A batch with adapter_names",
-                "NeuroAda changes the weight itself, which all rows of a batch share",
-                "Use set_adapter and one batch for each adapter",
-            )
-        yield
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter from every layer, whatever the module's name."""
-        super().delete_adapter(adapter_name)
-        for layer in self._adapted_layers():
-            if adapter_name in layer.neuroada_deltas:
-                layer.delete_adapter(adapter_name)
-        self.active_adapter = self.active_adapter or next(iter(self.peft_config), [])
-
-    def unload(self) -> nn.Module:
-        """The base model without adapters, with its pretrained weights bit for bit (I3), merged or not."""
-        for layer in self._adapted_layers():
-            layer.unmerge()
-        return super().unload()
-
-    def _adapted_layers(self) -> list[NeuroAdaLinear]:
-        return [module for module in self.model.modules() if isinstance(module, NeuroAdaLinear)]
-
-    @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: nn.Module,
-        config: PeftConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        return files.pack(model, adapter_name, state_dict)
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        unpacked = files.unpack(model, cast(NeuroAdaConfig, config), adapter_name, state_dict)
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, unpacked)
-
-
-def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:
-    names = Counter(id(module) for module in modules.values())
-    for name, module in targets.items():
-        if names[id(module)] > 1:
-            others = [other for other, same in modules.items() if same is module and other != name]
-            raise TargetError(
-                f"Adapting the module {name}",
-                f"the very same module is also called {', '.join(others)}, where it would stay as it is",
-                "Leave it out with exclude_modules, or give each place a module of its own",
-            )
-
-
-def _require_adaptable(module: nn.Module, name: str, mode: str) -> tuple[Tensor, int]:
-    """(stored weight, I) of a target, or a TargetError or ConfigError that says why it cannot be adapted so."""
-    if isinstance(module, NeuroAdaLinear):
-        return module.stored_weight, module.in_features
-    if isinstance(module, BaseTunerLayer):
-        raise TargetError(
-            f"Adapting the module {name}",
-            f"it already has an adapter of another kind ({type(module).__module__}.{type(module).__name__})",
-            "Merge or unload that adapter first",
-        )
-    require_supported(module, name)
-    resolve_mode(mode, quantized=quantization_backend(module) is not None, writable=True, contended=False)
-    return cast(Tensor, module.weight), _get_in_out_features(module)[0] or 0
-
-
-def _nothing_matched(config: NeuroAdaConfig, modules: dict[str, nn.Module], excluded: list[str]) -> TargetError:
-    asked = config.target_modules
-    names = [asked] if isinstance(asked, str) else sorted(asked or ())
-    narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-    given = [f"{field}={getattr(config, field)!r}" for field in narrowing if getattr(config, field) is not None]
-    request = " with ".join([f"target_modules={names}", *([", ".join(given)] if given else [])])
-    known = sorted({name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "weight")})
-    if excluded or (given and any(name.rpartition(".")[2] in known for name in names)):
-        return TargetError(request, "nothing is left to adapt", "Widen the targets or the layers, or exclude less")
-    near = [match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
-    hint = (
-        f"Did you mean {', '.join(dict.fromkeys(near))}" if near else f"Modules with a weight: {', '.join(known[:20])}"
-    )
-    return TargetError(request, "no module of the model has such a name", hint)

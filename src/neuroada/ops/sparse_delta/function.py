@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch.nn import functional as F
 
 from neuroada.errors import ConfigError, WeightError
 from neuroada.ops.sparse_delta.gradient import delta_gradient, input_gradient
-from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
+from neuroada.ops.sparse_delta.guards import is_autocast, require_unchanged, state_of, without_autocast
+from neuroada.ops.sparse_delta.support import FrozenWeight, Support
 from neuroada.ops.sparse_delta.swap import with_support
 
 MODES = ("inplace", "transient")
@@ -36,9 +36,8 @@ class _SupportLinear(torch.autograd.Function):
         ctx.save_for_backward(kept and kept[0], deltas)
         ctx.places = kept and kept[1]
         ctx.support, ctx.weight, ctx.product, ctx.x_shape = support, weight, product, x.shape
-        parameter = weight.parameter
-        ctx.weight_state = None if parameter is None else _state(parameter)
-        with _without_autocast(x.device.type):
+        ctx.weight_state = state_of(weight)
+        with without_autocast(x.device.type):
             return with_support(weight, support, lambda merged: F.linear(x, merged.to(x.dtype), bias))
 
     @staticmethod
@@ -48,9 +47,9 @@ class _SupportLinear(torch.autograd.Function):
         kept, deltas = ctx.saved_tensors
         rows = dy.reshape(-1, dy.shape[-1])
         dx = d_deltas = d_bias = None
-        with _without_autocast(dy.device.type):
+        with without_autocast(dy.device.type):
             if needs_x:
-                _require_unchanged(ctx.weight, ctx.weight_state, dy.device)
+                require_unchanged(ctx.weight, ctx.weight_state, dy.device)
                 support = ctx.support
                 if support is not None and support.deltas is not deltas:  # a hook gave back another tensor
                     support = replace(support, deltas=deltas)
@@ -62,36 +61,9 @@ class _SupportLinear(torch.autograd.Function):
         return dx, d_deltas, d_bias, None, None, None, None
 
 
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
-
-
-def _is_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
 def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name}={value!r}", "not a known value", f"Known: {', '.join(known)}")
-
-
-def _state(parameter: Tensor) -> tuple[torch.dtype, int]:
-    return parameter.dtype, version_of(parameter)
-
-
-def _require_unchanged(weight: FrozenWeight, before: tuple[torch.dtype, int] | None, device: torch.device) -> None:
-    parameter = weight.parameter
-    if parameter is None or before is None:
-        return
-    if parameter.device != device:
-        found = f"the frozen weight moved to {parameter.device} while its gradient is on {device}"
-    elif parameter.dtype != before[0]:
-        found = f"the frozen weight was cast from {before[0]} to {parameter.dtype} after the forward pass that used it"
-    elif _state(parameter) != before:
-        found = "the frozen weight was written to after the forward pass that used it"
-    else:
-        return
-    raise WeightError("Backward through an adapted layer", found, "Move or load base weights between steps instead")
 
 
 def keep_whole(source: Tensor, x: Tensor, support: Support) -> tuple[Tensor, Tensor]:
@@ -114,7 +86,8 @@ def support_linear(
     _require_known("mode", weight.mode, MODES)
     _require_known("product", product, PRODUCTS)
     parameter = weight.parameter
-    if parameter is not None and weight.mode == "inplace" and not weight.writable():
+    in_place = support is not None and weight.mode == "inplace"
+    if parameter is not None and in_place and not weight.writable():
         raise WeightError(
             "Putting deltas into a base weight in place",
             "entries of the weight share memory, or it is an inference tensor outside inference mode",
@@ -122,12 +95,12 @@ def support_linear(
         )
     if parameter is not None and parameter.requires_grad and torch.is_grad_enabled():
         raise WeightError(
-            "Training deltas on a base weight",
+            "Training an adapter on a base weight",
             "the weight itself has requires_grad=True, and this operation computes no gradient for it",
             "Freeze the base weight with requires_grad_(False)",
         )
     device, source = x.device.type, x
-    if _is_autocast(device) and x.dtype != torch.float64:
+    if is_autocast(device) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
         bias = bias if bias is None else bias.to(x.dtype)
     elif parameter is not None and parameter.dtype != x.dtype:
