@@ -1,9 +1,12 @@
-"""Tiny models of several families, and comparison bit for bit."""
+"""Tiny models of several families, the methods that shared tests run over, and comparison bit for bit."""
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -24,7 +27,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from neuroada import NeuroAdaConfig, NeuroAdaLinear
+from neuroada import NeatConfig, NeatLinear, NeatModel, NeuroAdaConfig, NeuroAdaLinear, NeuroAdaModel
+from neuroada.layers import AdapterLayer
 
 MODES = ("inplace", "transient")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -90,19 +94,102 @@ def token_ids(rows: int = 2, length: int = 9) -> Tensor:
 
 
 @torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
-    """What a model says about `token_ids()`."""
-    return model(token_ids()).logits
+def logits(model: nn.Module, rows: int = 2) -> Tensor:
+    """What a model says about `token_ids(rows)`."""
+    return model(token_ids(rows)).logits
 
 
+def adapted_layers(module: nn.Module) -> list[AdapterLayer]:
+    """Of any method, in the module's own order."""
+    return [layer for layer in module.modules() if isinstance(layer, AdapterLayer)]
+
+
+def trained_parameters(layer: AdapterLayer, adapter: str = "default") -> dict[str, nn.Parameter]:
+    """Of one adapter, by the name of what holds them."""
+    containers = {kind: getattr(layer, kind) for kind in layer.adapter_layer_names}
+    return {kind: container[adapter] for kind, container in containers.items() if adapter in container}
+
+
+@torch.no_grad()
 def fill(module: nn.Module, adapter: str = "default", scale: float = 0.3) -> None:
-    """Give an adapter deltas other than zero, as training would; another name, other values."""
+    """Give an adapter values other than those of its birth, as training would; another name, other values."""
     generator = torch.Generator().manual_seed(sum(adapter.encode()))
-    for layer in module.modules():
-        if isinstance(layer, NeuroAdaLinear) and adapter in layer.neuroada_deltas:
-            deltas = layer.neuroada_deltas[adapter]
-            with torch.no_grad():
-                deltas.copy_(scale * torch.randn(deltas.shape, generator=generator))
+    for layer in adapted_layers(module):
+        for parameter in trained_parameters(layer, adapter).values():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method with settings, as the tests that all methods share run over them.
+
+    size: the field that says how many values are trained. exact: merging changes no output by one bit; otherwise by
+    rounding only.
+    """
+
+    name: str
+    config_class: type
+    model_class: type
+    layer_class: type
+    prefix: str
+    size: str
+    exact: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def peft_type(self) -> str:
+        """As PEFT calls the method."""
+        return self.prefix.removesuffix("_").upper()
+
+    def config(self, size: int = 2, **fields) -> Any:
+        """A configuration of this method."""
+        return self.config_class(**({self.size: size} | self.settings | fields))
+
+    def layer(self, base: nn.Module, adapter: str = "default", **fields) -> AdapterLayer:
+        """A base layer with a new adapter on it."""
+        return self.layer_class(base, adapter, self.config(**fields), "layer")
+
+    def adapted(self, base: nn.Module, adapter: str = "default", **fields) -> PeftModel:
+        """A copy of `base` with an adapter that has been through training."""
+        model = get_peft_model(copy.deepcopy(base), self.config(**fields), adapter_name=adapter)
+        fill(model, adapter)
+        return model.eval()
+
+    def agrees(self, adapted: Tensor, merged: Tensor, exact: Callable[[], Tensor]) -> bool:
+        """Whether outputs before and after merging are as equal as the method promises.
+
+        exact: the same in float64; the difference may be twice the error that the merged weight itself has.
+        """
+        if self.exact:
+            return same_bits(adapted, merged)
+        if merged.dtype == torch.float64:
+            return adapted.dtype == merged.dtype and torch.allclose(adapted, merged, rtol=1e-10, atol=1e-12)
+        right = exact()
+        floor = max((merged.double() - right).norm(), right.norm() * torch.finfo(merged.dtype).eps / 2)
+        return adapted.dtype == merged.dtype and bool((adapted.double() - merged.double()).norm() <= 2 * floor)
+
+    def models_agree(self, adapted: Tensor, merged: Tensor, model: nn.Module) -> bool:
+        """The same for the logits of a model that is not merged now."""
+        return self.agrees(adapted, merged, lambda: logits(copy.deepcopy(model).double(), len(adapted)))
+
+
+_NEUROADA = NeuroAdaConfig, NeuroAdaModel, NeuroAdaLinear, "neuroada_", "k", True
+_NEAT = NeatConfig, NeatModel, NeatLinear, "neat_", "r", False
+NEUROADA_KINDS = tuple(Kind(f"neuroada-{mode}", *_NEUROADA, {"mode": mode}) for mode in MODES)
+NEAT_KINDS = (
+    Kind("neat", *_NEAT),
+    Kind("neat-output", *_NEAT, {"side": "output", "depth": 4, "activation": "gelu"}),
+)
+NEAT_VARIANTS = tuple(
+    Kind(f"{variant}-{side}", *_NEAT, {"variant": variant, "side": side})
+    for variant in ("nonlinear_lora", "multiplicative_lora")
+    for side in ("input", "output")
+)
+KINDS = NEUROADA_KINDS + NEAT_KINDS
+METHODS = (Kind("neuroada", *_NEUROADA), NEAT_KINDS[0])
 
 
 def adapted(base: nn.Module, adapter: str = "default", **config) -> PeftModel:
@@ -121,11 +208,14 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
     return torch.equal(*views)
 
 
+_OF_ADAPTERS = re.compile(r"\.(neuroada_(deltas|indices|neurons)|neat_(in|hidden|out))\.")
+
+
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the pretrained parameters and buffers, under the names they have without adapters."""
     found = {}
     for name, tensor in model.state_dict().items():
-        if "neuroada_" in name or ".modules_to_save." in name:
+        if _OF_ADAPTERS.search(name) or ".modules_to_save." in name:
             continue
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
         found[name] = tensor.detach().clone()

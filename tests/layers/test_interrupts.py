@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from neuroada import NeuroAdaConfig, NeuroAdaLinear, held
-from specimens import MODES, fill, same_bits
+from neuroada import held
+from neuroada.layers import AdapterLayer
+from specimens import KINDS, NEUROADA_KINDS, fill, same_bits
 
 INPUT = torch.ones(2, 5, requires_grad=True)
 
@@ -45,7 +46,7 @@ def interrupts(work: Callable[[], None]) -> Iterator[KeyboardInterrupt]:
     pytest.fail("never got through")
 
 
-def runs_in_another_thread(layer: NeuroAdaLinear) -> bool:
+def runs_in_another_thread(layer: AdapterLayer) -> bool:
     thread = threading.Thread(target=layer, args=(INPUT.detach(),), daemon=True)
     thread.start()
     thread.join(timeout=5)
@@ -53,18 +54,18 @@ def runs_in_another_thread(layer: NeuroAdaLinear) -> bool:
 
 
 @pytest.fixture
-def layer(mode) -> NeuroAdaLinear:
+def layer(kind) -> AdapterLayer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         base = nn.Linear(5, 4).requires_grad_(False)
-    layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=2, mode=mode), "layer")
+    layer = kind.layer(base)
     fill(layer)
     return layer
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("hooked", [False, True])
-def test_forward_and_backward(layer, hooked, mode):
+def test_forward_and_backward(layer, hooked, kind):
     if hooked:
         layer.base_layer.register_forward_hook(lambda module, args, output: output)
     original, want = layer.base_layer.weight.clone(), layer(INPUT)
@@ -75,8 +76,8 @@ def test_forward_and_backward(layer, hooked, mode):
     assert same_bits(layer(INPUT), want)
 
 
-@pytest.mark.parametrize("mode", ["inplace"])
-def test_held(layer, mode):
+@pytest.mark.parametrize("kind", NEUROADA_KINDS[:1], ids=str)
+def test_held(layer, kind):
     original, want = layer.base_layer.weight.clone(), layer(INPUT)
 
     def work() -> None:
@@ -89,15 +90,18 @@ def test_held(layer, mode):
         assert same_bits(layer.base_layer.weight, original)
 
 
-@pytest.mark.parametrize("mode", ["inplace"])
-def test_merging_and_unmerging(layer, mode):
+@pytest.mark.parametrize("kind", [NEUROADA_KINDS[0], *KINDS[2:]], ids=str)
+def test_merging_and_unmerging(layer, kind):
     original, want = layer.base_layer.weight.clone(), layer(INPUT)
+    layer.merge()
+    merged = layer(INPUT)
+    layer.unmerge()
 
     def work() -> None:
         layer.merge()
         layer.unmerge()
 
     for _error in interrupts(work):
-        assert same_bits(layer(INPUT), want)
+        assert same_bits(layer(INPUT), merged if layer.merged else want)
         layer.unmerge()
         assert same_bits(layer.base_layer.weight, original)

@@ -7,7 +7,10 @@ from torch import nn
 
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError, MergeError
+from neuroada.ops.neat import delta_weight
+from specimens import METHODS, NEAT_KINDS, adapted_layers, fill, same_bits, trained_parameters
 
+every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 bnb = pytest.importorskip("bitsandbytes")
 
 
@@ -33,11 +36,12 @@ def ids() -> torch.Tensor:
     return torch.arange(32).reshape(2, 16)
 
 
+@every_method
 @pytest.mark.parametrize("bits", [4, 8])
-def test_trains_saves_and_leaves_packed_weights_alone(bits, make_tiny_llama, ids, tmp_path):
+def test_trains_saves_and_leaves_packed_weights_alone(bits, kind, make_tiny_llama, ids, tmp_path):
     base = quantised(bits, make_tiny_llama().to(torch.bfloat16))
     packed = {name: value.clone() for name, value in base.state_dict().items() if isinstance(value, torch.Tensor)}
-    model = get_peft_model(base, NeuroAdaConfig(k=2, target_modules=["q_proj", "down_proj"]))
+    model = get_peft_model(base, kind.config(target_modules=["q_proj", "down_proj"]))
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
     losses = []
     for _ in range(4):
@@ -56,8 +60,9 @@ def test_trains_saves_and_leaves_packed_weights_alone(bits, make_tiny_llama, ids
     assert torch.equal(PeftModel.from_pretrained(unloaded, tmp_path)(ids).logits, trained)
 
 
-def test_merging_is_refused(make_tiny_llama, ids):
-    model = get_peft_model(quantised(4, make_tiny_llama().to(torch.bfloat16)), NeuroAdaConfig())
+@every_method
+def test_merging_is_refused(kind, make_tiny_llama, ids):
+    model = get_peft_model(quantised(4, make_tiny_llama().to(torch.bfloat16)), kind.config())
     with pytest.raises(MergeError, match=r"q_proj: its weight is quantised \(bnb 4bit\).*Load the base model unquant"):
         model.merge_adapter()
 
@@ -68,3 +73,23 @@ def test_in_place_mode_is_refused_before_anything_is_changed(make_tiny_llama):
     with pytest.raises(ConfigError, match="mode='inplace': the base weight is quantised"):
         get_peft_model(base, NeuroAdaConfig(mode="inplace"))
     assert [type(module) for module in base.modules()] == modules
+
+
+@pytest.mark.parametrize("kind", NEAT_KINDS, ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_neat_reads_the_dequantised_weight_and_keeps_the_layer_s_own_product(bits, kind, make_tiny_llama):
+    base = quantised(bits, make_tiny_llama(num_hidden_layers=1).to(torch.bfloat16))
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+    plain = base.model.layers[0].self_attn.q_proj
+    want = plain(x)
+    layer = adapted_layers(get_peft_model(base, kind.config(target_modules=["q_proj"])))[0]
+    assert same_bits(layer(x), want)
+    fill(layer)
+    output = layer(x)
+    dense = delta_weight(layer.get_base_weight(), layer.theta("default"), layer.networks["default"])
+    torch.testing.assert_close(output, want + x @ dense.to(x.dtype).T, rtol=2**-6, atol=2**-6)
+    trained = [x, *trained_parameters(layer).values()]
+    found = torch.autograd.grad(output.float().square().sum(), trained)
+    expected = torch.autograd.grad((plain(x).float() + x.float() @ dense.float().T).square().sum(), trained)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.float() - theirs.float()).norm() <= 2**-5 * theirs.float().norm()

@@ -2,15 +2,28 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from neuroada import NeuroAdaConfig, NeuroAdaLinear, held
-from specimens import MODES, adapted, base_weights, changed, fill, logits, same_bits, tiny
+from neuroada import held
+from neuroada.layers import AdapterLayer
+from specimens import (
+    KINDS,
+    NEUROADA_KINDS,
+    base_weights,
+    changed,
+    fill,
+    logits,
+    same_bits,
+    tiny,
+    trained_parameters,
+)
 
-every_mode = pytest.mark.parametrize("mode", [*MODES, "auto"])
+AUTO = replace(NEUROADA_KINDS[0], name="neuroada-auto", settings={"mode": "auto"})
+every_kind = pytest.mark.parametrize("kind", [*KINDS, AUTO], ids=str)
 
 
 def at_once(work: Callable[[], bool], times: int) -> bool:
@@ -30,18 +43,18 @@ def at_once(work: Callable[[], bool], times: int) -> bool:
 
 
 @pytest.fixture
-def layer(mode) -> NeuroAdaLinear:
+def layer(kind) -> AdapterLayer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         base = nn.Linear(64, 96).requires_grad_(False)
-    layer = NeuroAdaLinear(base, "default", NeuroAdaConfig(k=8, mode=mode), "layer")
+    layer = kind.layer(base, size=8)
     fill(layer)
     return layer
 
 
-@every_mode
+@every_kind
 @pytest.mark.parametrize("hooked", [False, True])
-def test_inference(layer, hooked, mode):
+def test_inference(layer, hooked, kind):
     if hooked:
         layer.base_layer.register_forward_hook(lambda module, args, output: output)
     x, original = torch.randn(32, 64), layer.base_layer.weight.clone()
@@ -50,21 +63,21 @@ def test_inference(layer, hooked, mode):
     assert same_bits(layer.base_layer.weight, original)
 
 
-@every_mode
-def test_forward_and_backward(layer, mode):
+@every_kind
+def test_forward_and_backward(layer, kind):
     x, original = torch.randn(32, 64, requires_grad=True), layer.base_layer.weight.clone()
-    deltas = layer.neuroada_deltas["default"]
+    trained = trained_parameters(layer).values()
 
     def gradients() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(layer(x).square().sum(), (x, deltas))
+        return torch.autograd.grad(layer(x).square().sum(), (x, *trained))
 
     want = gradients()
     assert at_once(lambda: all(same_bits(*pair) for pair in zip(gradients(), want, strict=True)), times=100)
     assert same_bits(layer.base_layer.weight, original)
 
 
-@every_mode
-def test_inference_while_held(layer, mode):
+@pytest.mark.parametrize("kind", [*NEUROADA_KINDS, AUTO], ids=str)
+def test_inference_while_held(layer, kind):
     x, original = torch.randn(32, 64), layer.base_layer.weight.clone()
     want = layer(x)
     with held(layer):
@@ -72,16 +85,16 @@ def test_inference_while_held(layer, mode):
     assert same_bits(layer.base_layer.weight, original)
 
 
-@every_mode
-def test_whole_models(mode):
-    model = adapted(tiny("llama"), mode=mode)
+@every_kind
+def test_whole_models(kind):
+    model = kind.adapted(tiny("llama"))
     before, want = base_weights(model), logits(model)
     assert at_once(lambda: same_bits(logits(model), want), times=10)
     assert changed(before, model) == []
 
 
-@pytest.mark.parametrize("mode", ["auto"])
-def test_automatic_mode_takes_a_copy_once_threads_have_met(layer, mode):
+@pytest.mark.parametrize("kind", [AUTO], ids=str)
+def test_automatic_mode_takes_a_copy_once_threads_have_met(layer, kind):
     assert layer.resolved_mode()[0] == "inplace"
     entered, leave, inside = threading.Event(), threading.Event(), torch.randn(2, 64)
 

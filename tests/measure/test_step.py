@@ -59,7 +59,7 @@ def test_parameter_counts_of_the_ranked_methods_are_lora_s():
     base, _ = plan().build()
     trained = {
         name: sum(parameter.numel() for parameter in wrap_copy(METHODS[name], base).parameters)
-        for name in ("lora", "shira", "peanut", "miss")
+        for name in ("lora", "neat", "shira", "peanut", "miss")
     }
     assert trained["shira"] == trained["lora"]
     assert all(0.7 < count / trained["lora"] < 1.3 for count in trained.values()), trained

@@ -36,7 +36,14 @@ def changed_by_a_step(model: nn.Module, output) -> dict[str, int]:
     }
 
 
-SETTINGS = {"ia3": {}, "prefix": {"num_virtual_tokens": 3}, "shira": {"r": 2}, "peanut": {"r": 2}, "lora": {"r": 2}}
+SETTINGS = {
+    "ia3": {},
+    "prefix": {"num_virtual_tokens": 3},
+    "shira": {"r": 2},
+    "peanut": {"r": 2},
+    "lora": {"r": 2},
+    "neat": {"r": 2},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
@@ -49,7 +56,7 @@ def test_every_method_trains_as_many_values_as_it_says(name, make_tiny_llama):
         assert trainee.trained == 2 * (64 + 32 + 32 + 64 + 176 + 176 + 64)
 
 
-@pytest.mark.parametrize("name", ["neuroada", "lora", "bitfit", "mask", "full"])
+@pytest.mark.parametrize("name", ["neuroada", "neat", "lora", "bitfit", "mask", "full"])
 def test_a_classifier_gets_its_head_trained_too(name):
     trainee = apply_method(name, {}, tiny_bert(), TaskType.SEQ_CLS)
     changed = changed_by_a_step(trainee.model, lambda: trainee.model(input_ids=IDS, labels=torch.tensor([0, 1])).loss)

@@ -13,19 +13,36 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
-from neuroada import NeuroAdaConfig, held
+from neuroada import held
 from neuroada.errors import AdapterFileError
-from specimens import adapted, base_weights, changed, fill, load_base, logits, same_bits, tiny, token_ids
+from specimens import (
+    METHODS,
+    NEAT_KINDS,
+    adapted,
+    base_weights,
+    changed,
+    fill,
+    load_base,
+    logits,
+    same_bits,
+    tiny,
+    token_ids,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CLASSIFIER = {"modules_to_save": ["classifier"], "task_type": "SEQ_CLS"}
+NEUROADA, NEAT = METHODS
 RECIPES = {
-    "llama": ("llama", torch.bfloat16, {"k": 1}),
-    "llama-coverage": ("llama", torch.float32, {"k": 3, "coverage": 0.3, "delta_dtype": "bfloat16"}),
-    "gpt2": ("gpt2", torch.float16, {"budget": 0.1, "mode": "transient"}),
-    "roberta": ("roberta", torch.float32, {"k": 2, "selection": "random", **CLASSIFIER}),
+    "llama": ("llama", torch.bfloat16, NEUROADA, {"size": 1}),
+    "llama-coverage": ("llama", torch.float32, NEUROADA, {"size": 3, "coverage": 0.3, "delta_dtype": "bfloat16"}),
+    "gpt2": ("gpt2", torch.float16, NEUROADA, {"size": None, "budget": 0.1, "mode": "transient"}),
+    "roberta": ("roberta", torch.float32, NEUROADA, {"selection": "random", **CLASSIFIER}),
+    "neat": ("llama", torch.bfloat16, NEAT, {"dropout": 0.1}),
+    "neat-deep": ("gpt2", torch.float16, NEAT_KINDS[1], {"size": 3, "depth": 5, "activation": "sine"}),
+    "neat-nonlinear": ("roberta", torch.float32, NEAT, {"variant": "nonlinear_lora", "scaling": 0.5, **CLASSIFIER}),
 }
+every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 def saved(model: nn.Module, folder) -> dict[str, torch.Tensor]:
@@ -36,9 +53,9 @@ def saved(model: nn.Module, folder) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize("name", RECIPES)
 def test_loading_gives_equal_bits(name, low_cpu_mem_usage, tmp_path):
-    family, dtype, config = RECIPES[name]
+    family, dtype, kind, config = RECIPES[name]
     base = tiny(family).to(dtype)
-    model = adapted(base, **config)
+    model = kind.adapted(base, **config)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
     assert same_bits(logits(loaded), logits(model))
@@ -47,7 +64,7 @@ def test_loading_gives_equal_bits(name, low_cpu_mem_usage, tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(same_bits(ours[key], theirs[key]) for key in ours)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert same_bits(logits(loaded.merge_and_unload()), logits(model))
+    assert same_bits(logits(loaded.merge_and_unload()), logits(model.merge_and_unload()))
 
 
 _NEW_PROCESS = """
@@ -65,9 +82,9 @@ torch.save(outputs, f"{folder}/outputs.pt")
 
 def test_a_new_process_gives_equal_bits(tmp_path):
     want = {}
-    for name, (family, dtype, config) in RECIPES.items():
+    for name, (family, dtype, kind, config) in RECIPES.items():
         tiny(family).to(dtype).save_pretrained(tmp_path / name)
-        model = adapted(load_base(tmp_path / name), **config)
+        model = kind.adapted(load_base(tmp_path / name), **config)
         model.save_pretrained(tmp_path / name / "adapter")
         want[name] = logits(model)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -77,10 +94,11 @@ def test_a_new_process_gives_equal_bits(tmp_path):
     assert [name for name in RECIPES if not same_bits(found[name], want[name])] == []
 
 
+@every_method
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-def test_loading_beside_another_adapter_under_a_name_of_its_own(low_cpu_mem_usage, tmp_path):
+def test_loading_beside_another_adapter_under_a_name_of_its_own(low_cpu_mem_usage, kind, tmp_path):
     base = tiny("llama")
-    first, second = adapted(base, k=1), adapted(base, "other", k=3, target_modules=["down_proj"])
+    first, second = kind.adapted(base, size=1), kind.adapted(base, "other", size=3, target_modules=["down_proj"])
     second.save_pretrained(tmp_path)
     want_first, want_second = logits(first), logits(second)
     first.load_adapter(tmp_path / "other", "late", low_cpu_mem_usage=low_cpu_mem_usage)
@@ -89,12 +107,13 @@ def test_loading_beside_another_adapter_under_a_name_of_its_own(low_cpu_mem_usag
     assert same_bits(logits(first), want_second)
 
 
+@every_method
 @pytest.mark.parametrize("state", ["merged", "held", "disabled", "in training", "base merged by another"])
-def test_the_same_bytes_are_saved_in_every_state(state, tmp_path):
-    model = adapted(tiny("gpt2"), k=3, coverage=0.5)
+def test_the_same_bytes_are_saved_in_every_state(state, kind, tmp_path):
+    model = kind.adapted(tiny("gpt2"), size=3, **({"coverage": 0.5} if kind.exact else {"depth": 4}))
     model.save_pretrained(tmp_path / "before")
     if state == "base merged by another":
-        model.add_adapter("other", NeuroAdaConfig(k=5))
+        model.add_adapter("other", kind.config(5))
         fill(model, "other")
         model.merge_adapter(["other"])
     elif state == "merged":
@@ -113,10 +132,11 @@ def test_the_same_bytes_are_saved_in_every_state(state, tmp_path):
     assert after == before
 
 
-def test_only_safetensors_is_written(tmp_path):
-    adapted(tiny("llama")).save_pretrained(tmp_path)
+@every_method
+def test_only_safetensors_is_written(kind, tmp_path):
+    kind.adapted(tiny("llama")).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "adapter_config.json", WEIGHTS}
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "NEUROADA"
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == kind.peft_type
 
 
 @pytest.mark.parametrize(
@@ -157,8 +177,9 @@ def test_entries_per_neuron_and_coverage_may_differ_by_weight(tmp_path):
     assert same_bits(PeftModel.from_pretrained(base, tmp_path)(x), want)
 
 
-def test_resuming_into_an_adapter_keeps_its_parameters(tmp_path):
-    model = adapted(tiny("llama"))
+@every_method
+def test_resuming_into_an_adapter_keeps_its_parameters(kind, tmp_path):
+    model = kind.adapted(tiny("llama"))
     model.save_pretrained(tmp_path)
     want, parameters = logits(model), dict(model.named_parameters())
     fill(model, scale=2.0)
@@ -169,32 +190,37 @@ def test_resuming_into_an_adapter_keeps_its_parameters(tmp_path):
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
+@every_method
 @pytest.mark.parametrize("trained_in", DTYPES, ids=str)
 @pytest.mark.parametrize("loaded_in", [*DTYPES, torch.float64], ids=str)
-def test_the_same_checkpoint_in_another_dtype_is_accepted(trained_in, loaded_in, tmp_path):
-    adapted(tiny("llama").to(trained_in)).save_pretrained(tmp_path)
+def test_the_same_checkpoint_in_another_dtype_is_accepted(trained_in, loaded_in, kind, tmp_path):
+    kind.adapted(tiny("llama").to(trained_in)).save_pretrained(tmp_path)
     PeftModel.from_pretrained(tiny("llama").to(loaded_in), tmp_path)
     PeftModel.from_pretrained(tiny("llama").to(trained_in).to(loaded_in), tmp_path)
 
 
+@every_method
 @pytest.mark.parametrize("trained_in", DTYPES, ids=str)
 @pytest.mark.parametrize("loaded_in", DTYPES, ids=str)
-def test_another_base_is_refused_by_name_in_every_dtype(trained_in, loaded_in, tmp_path):
-    adapted(tiny("llama").to(trained_in)).save_pretrained(tmp_path)
+def test_another_base_is_refused_by_name_in_every_dtype(trained_in, loaded_in, kind, tmp_path):
+    kind.adapted(tiny("llama").to(trained_in)).save_pretrained(tmp_path)
     other = tiny("llama", seed=1).to(loaded_in)
     with pytest.raises(AdapterFileError, match=r"model\.layers\.\d\..*_proj: the base weights .* are not those"):
         PeftModel.from_pretrained(other, tmp_path)
     assert changed(base_weights(tiny("llama", seed=1).to(loaded_in)), other) == []
 
 
+@every_method
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("change", ["another sign", "one tenth more", "two swapped"])
-def test_one_changed_original_is_enough(change, dtype, tmp_path):
+def test_one_changed_original_is_enough(change, dtype, kind, tmp_path):
     base = tiny("llama").to(dtype)
-    model = adapted(base, k=1)
+    model = kind.adapted(base, size=1)
     model.save_pretrained(tmp_path)
     name = "model.layers.1.mlp.up_proj"
-    chosen = model.base_model.model.get_submodule(name).neuroada_indices["default"][:2, 0].tolist()
+    layer = model.base_model.model.get_submodule(name)
+    indices = layer.neuroada_indices["default"] if kind.exact else layer.sample().indices
+    chosen = indices[:2, 0].tolist()
     weight = base.get_submodule(name).weight.data
     if change == "two swapped":
         weight[0, chosen[0]], weight[1, chosen[1]] = weight[1, chosen[1]].clone(), weight[0, chosen[0]].clone()
@@ -202,17 +228,18 @@ def test_one_changed_original_is_enough(change, dtype, tmp_path):
         weight[0, chosen[0]] *= {"another sign": -1, "one tenth more": 1.1}[change]
     with pytest.raises(AdapterFileError, match=f"{name}: the base weights .*pass verify_base=False"):
         PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
-    config = NeuroAdaConfig.from_pretrained(tmp_path)
+    config = kind.config_class.from_pretrained(tmp_path)
     config.verify_base = False
     loaded = PeftModel.from_pretrained(base, tmp_path, config=config)
-    deltas = f"base_model.model.{name}.neuroada_deltas"
-    assert same_bits(get_peft_model_state_dict(loaded)[deltas], get_peft_model_state_dict(model)[deltas])
+    trained = f"base_model.model.{name}.{layer.adapter_layer_names[0]}"
+    assert same_bits(get_peft_model_state_dict(loaded)[trained], get_peft_model_state_dict(model)[trained])
 
 
-def test_verification_is_against_the_pretrained_weights_also_while_merged(tmp_path):
+@every_method
+def test_verification_is_against_the_pretrained_weights_also_while_merged(kind, tmp_path):
     base = tiny("llama")
-    adapted(base, k=3).save_pretrained(tmp_path)
-    model = adapted(base, k=5)
+    kind.adapted(base, size=3).save_pretrained(tmp_path)
+    model = kind.adapted(base, size=5)
     model.merge_adapter()
     model.load_adapter(tmp_path, "late")
     merged = model.merge_and_unload()

@@ -10,9 +10,22 @@ from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from neuroada import NeuroAdaConfig, NeuroAdaLinear
+from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError, MergeError, NeuroAdaError, TargetError, WeightError
-from specimens import adapted, base_weights, changed, logits, same_bits, tiny
+from specimens import (
+    KINDS,
+    METHODS,
+    Kind,
+    adapted_layers,
+    base_weights,
+    changed,
+    logits,
+    same_bits,
+    tiny,
+    trained_parameters,
+)
+
+every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 class Zoo(nn.Module):
@@ -50,14 +63,15 @@ def unchanged(model: nn.Module, before: dict, modules: list) -> bool:
     )
 
 
-def refused(model: nn.Module, error: type[Exception], match: str, **config) -> None:
+def refused(kind: Kind, model: nn.Module, error: type[Exception], match: str, **config) -> None:
     before, modules = base_weights(model), [*model.modules()]
     with pytest.raises(error, match=match) as caught:
-        get_peft_model(model, NeuroAdaConfig(**config))
+        get_peft_model(model, kind.config(**config))
     assert isinstance(caught.value, NeuroAdaError)
     assert unchanged(model, before, modules)
 
 
+@every_method
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
@@ -67,10 +81,11 @@ def refused(model: nn.Module, error: type[Exception], match: str, **config) -> N
         (["zzz"], r"Modules with a weight: .*down_proj.*lm_head.*q_proj"),
     ],
 )
-def test_names_that_match_nothing_list_near_ones(asked, found):
-    refused(tiny("llama"), TargetError, found, target_modules=asked)
+def test_names_that_match_nothing_list_near_ones(kind, asked, found):
+    refused(kind, tiny("llama"), TargetError, found, target_modules=asked)
 
 
+@every_method
 @pytest.mark.parametrize(
     "config",
     [
@@ -81,17 +96,19 @@ def test_names_that_match_nothing_list_near_ones(asked, found):
     ],
     ids=["layer", "all excluded", "pattern", "empty list"],
 )
-def test_selections_that_leave_nothing(config):
-    refused(tiny("llama"), TargetError, "q_proj|target_modules", **config)
+def test_selections_that_leave_nothing(kind, config):
+    refused(kind, tiny("llama"), TargetError, "q_proj|target_modules", **config)
 
 
-def test_no_match_is_what_peft_calls_it():
+@every_method
+def test_no_match_is_what_peft_calls_it(kind):
     with pytest.raises(NoMatchingPeftModuleError):
-        get_peft_model(tiny("llama"), NeuroAdaConfig(target_modules=["zzz"]))
+        get_peft_model(tiny("llama"), kind.config(target_modules=["zzz"]))
 
 
+@every_method
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "found"),
     [
         ("embed", r"torch\.nn\.modules\.sparse\.Embedding"),
         ("conv", r"torch\.nn\.modules\.conv\.Conv2d"),
@@ -105,41 +122,46 @@ def test_no_match_is_what_peft_calls_it():
         ("group", r"torch\.nn\.modules\.container\.Sequential"),
     ],
 )
-def test_unsupported_layers_are_named_with_their_type(name, kind):
-    message = rf"Adapting the module {name}: .*{kind}.*Supported are torch\.nn\.Linear and transformers' Conv1D"
-    refused(Zoo(), TargetError, message, target_modules=["linear", name])
+def test_unsupported_layers_are_named_with_their_type(kind, name, found):
+    message = rf"Adapting the module {name}: .*{found}.*Supported are torch\.nn\.Linear and transformers' Conv1D"
+    refused(kind, Zoo(), TargetError, message, target_modules=["linear", name])
 
 
-def test_a_lazy_layer_has_no_weight_yet():
+@every_method
+def test_a_lazy_layer_has_no_weight_yet(kind):
     with pytest.raises(NeuroAdaError, match=r"(?i)lazy|uninitiali[sz]ed"):
-        get_peft_model(nn.Sequential(nn.LazyLinear(4)), NeuroAdaConfig(target_modules=["0"]))
+        get_peft_model(nn.Sequential(nn.LazyLinear(4)), kind.config(target_modules=["0"]))
 
 
+@every_method
 @pytest.mark.parametrize(("inputs", "outputs"), [(0, 4), (4, 0)])
-def test_a_layer_without_inputs_or_neurons(inputs, outputs):
+def test_a_layer_without_inputs_or_neurons(kind, inputs, outputs):
     model = nn.ModuleDict({"bare": nn.Linear(inputs, outputs)})
-    refused(model, TargetError, "Adapting the module bare", target_modules=["bare"])
+    refused(kind, model, TargetError, "Adapting the module bare", target_modules=["bare"])
 
 
-def test_a_forward_replaced_on_the_instance_is_refused():
+@every_method
+def test_a_forward_replaced_on_the_instance_is_refused(kind):
     """The adapter would pass it over."""
     model = Zoo()
     model.linear.forward = lambda x: x
-    refused(model, TargetError, "Adapting the module linear: .*forward", target_modules=["linear"])
+    refused(kind, model, TargetError, "Adapting the module linear: .*forward", target_modules=["linear"])
 
 
+@every_method
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_weights_that_are_not_finite_are_named(value, dtype):
+def test_weights_that_are_not_finite_are_named(kind, value, dtype):
     model = tiny("gpt2").to(dtype)
     model.transformer.h[1].mlp.c_proj.weight.data[3, 5] = value
-    refused(model, WeightError, r"transformer\.h\.1\.mlp\.c_proj: 1 of its 2304 weights are NaN or infinite")
+    refused(kind, model, WeightError, r"transformer\.h\.1\.mlp\.c_proj: 1 of its 2304 weights are NaN or infinite")
 
 
-def test_a_bad_weight_that_is_not_a_target_does_not_matter():
+@every_method
+def test_a_bad_weight_that_is_not_a_target_does_not_matter(kind):
     model = tiny("llama")
     model.model.norm.weight.data[0] = torch.nan
-    get_peft_model(model, NeuroAdaConfig())
+    get_peft_model(model, kind.config())
 
 
 def test_one_warning_names_all_weights_with_fewer_inputs_than_k():
@@ -152,41 +174,43 @@ def test_one_warning_names_all_weights_with_fewer_inputs_than_k():
     assert model.base_model.model[1].neuroada_deltas["default"].shape == (3, 2)
 
 
-def test_merging_twice():
-    model = adapted(tiny("llama"))
-    trained = logits(model)
+@every_method
+def test_merging_twice(kind):
+    model = kind.adapted(tiny("llama"))
     model.merge_adapter()
-    merged = base_weights(model)
+    outputs, merged = logits(model), base_weights(model)
     for names in (None, ["default"]):
         with pytest.raises(MergeError, match=r"Merging default: merged already\. Call unmerge_adapter\(\) first"):
             model.merge_adapter(names)
     assert changed(merged, model) == []
-    assert same_bits(logits(model.merge_and_unload()), trained)
+    assert same_bits(logits(model.merge_and_unload()), outputs)
 
 
-def test_an_adapter_of_another_kind_in_the_way():
+@every_method
+def test_an_adapter_of_another_kind_in_the_way(kind):
     model = get_peft_model(tiny("llama"), LoraConfig(target_modules=["q_proj"]))
     want = logits(model)
     with pytest.raises(TargetError, match=r"self_attn\.q_proj.*adapter of another kind .*lora.*Merge or unload"):
-        get_peft_model(copy.deepcopy(model.base_model.model), NeuroAdaConfig(target_modules=["q_proj"]))
+        get_peft_model(copy.deepcopy(model.base_model.model), kind.config(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="different peft types"):
-        model.add_adapter("second", NeuroAdaConfig(target_modules=["q_proj"]))
+        model.add_adapter("second", kind.config(target_modules=["q_proj"]))
     assert same_bits(logits(model), want)
 
 
-def test_a_second_adapter_that_is_refused_leaves_no_trace():
-    model = adapted(tiny("llama"))
+@every_method
+def test_a_second_adapter_that_is_refused_leaves_no_trace(kind):
+    model = kind.adapted(tiny("llama"))
     want, keys = logits(model), model.state_dict().keys()
     for config, error in (
         ({"target_modules": ["zzz"]}, TargetError),
         ({"target_modules": ["embed_tokens"]}, TargetError),
     ):
         with pytest.raises(error):
-            model.add_adapter("second", NeuroAdaConfig(**config))
+            model.add_adapter("second", kind.config(**config))
         assert list(model.peft_config) == ["default"]
         assert model.state_dict().keys() == keys
         assert same_bits(logits(model), want)
-    model.add_adapter("second", NeuroAdaConfig(target_modules=["q_proj"]))
+    model.add_adapter("second", kind.config(target_modules=["q_proj"]))
 
 
 def test_inplace_where_it_cannot_work_is_refused_and_auto_finds_a_way():
@@ -200,14 +224,14 @@ def test_inplace_where_it_cannot_work_is_refused_and_auto_finds_a_way():
         get_peft_model(base, NeuroAdaConfig(target_modules=["0"], mode="inplace"))(x)
 
 
-@pytest.mark.parametrize("mode", ["auto", "transient"])
-def test_a_model_made_in_inference_mode(mode):
+@pytest.mark.parametrize("kind", [*METHODS, *KINDS[1:]], ids=str)
+def test_a_model_made_in_inference_mode(kind):
     with torch.inference_mode():
         base = nn.Sequential(nn.Linear(4, 6))
         want = base(torch.ones(2, 4))
-    model = get_peft_model(base, NeuroAdaConfig(target_modules=["0"], mode=mode))
+    model = get_peft_model(base, kind.config(target_modules=["0"]))
     outputs = model(torch.ones(2, 4))
     assert same_bits(outputs, want)
     outputs.sum().backward()
-    assert isinstance(model.base_model.model[0], NeuroAdaLinear)
-    assert model.base_model.model[0].neuroada_deltas["default"].grad is not None
+    (layer,) = adapted_layers(model)
+    assert all(parameter.grad is not None for parameter in trained_parameters(layer).values())

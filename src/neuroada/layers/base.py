@@ -246,6 +246,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 "change what was trained",
                 "Load the base model unquantised, load the adapter onto it, and merge there",
             )
+        if not FrozenWeight(self.stored_weight).writable():
+            raise MergeError(
+                f"Merging into {self.name}",
+                "entries of its weight share memory, or it is an inference tensor outside inference mode",
+                "Give the layer a weight of its own, such as a clone of this one",
+            )
         if self._is_held():
             raise MergeError(
                 f"Merging into {self.name}",

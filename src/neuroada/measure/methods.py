@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from neuroada.baselines import wrap_mask, wrap_scatter
-from neuroada.config import NeuroAdaConfig
+from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError
 from neuroada.layers import held
 from neuroada.measure.shapes import adapted_names
@@ -24,7 +24,7 @@ from neuroada.runs.near import near
 
 FROZEN = "frozen"
 RANK = 8
-"""Of LoRA; SHiRA, PEANuT and MiSS get as many trained parameters, or nearly."""
+"""Of LoRA; NEAT, SHiRA, PEANuT and MiSS get as many trained parameters, or nearly."""
 
 
 class NotAvailableError(Exception):
@@ -85,6 +85,11 @@ def _neuroada_unheld(model: nn.Module, names: list[str], settings: dict[str, Any
     return Trainee(wrapped, _trained(wrapped))
 
 
+def _neat(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Trainee:
+    wrapped = get_peft_model(model, NeatConfig(target_modules=names, **settings))
+    return Trainee(wrapped, _trained(wrapped))
+
+
 def _of_peft(config: str) -> Wrap:
     def wrap(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Trainee:
         found = getattr(peft, config, None)
@@ -111,6 +116,7 @@ METHODS = {
         Method(FROZEN, _frozen),
         Method("neuroada", _neuroada, sparse=True),
         Method("neuroada-unheld", _neuroada_unheld, sparse=True),
+        Method("neat", _neat, {"r": RANK}),
         Method("lora", _of_peft("LoraConfig"), {"r": RANK}),
         Method("dora", _of_peft("LoraConfig"), {"r": RANK, "use_dora": True}),
         Method("shira", _of_peft("ShiraConfig"), {"r": RANK, "random_seed": 0}),

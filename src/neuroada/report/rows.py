@@ -12,6 +12,7 @@ LABELS = {
     "frozen": "frozen limit",
     "neuroada": "NeuroAda",
     "neuroada-unheld": "NeuroAda, swapped in for each product",
+    "neat": "NEAT",
     "lora": "LoRA",
     "dora": "DoRA",
     "shira": "SHiRA",

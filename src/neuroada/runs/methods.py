@@ -12,7 +12,7 @@ from peft import PeftConfig, TaskType, get_peft_model
 from torch import nn
 
 from neuroada.baselines import wrap_mask
-from neuroada.config import NeuroAdaConfig
+from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, NeuroAdaError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
@@ -88,6 +88,7 @@ def _head(model: nn.Module, task_type: TaskType) -> list[nn.Parameter]:
 
 METHODS = {
     "neuroada": Method("NeuroAda", "NeuroAdaConfig", exact_merge=True),
+    "neat": Method("NEAT", "NeatConfig"),
     "lora": Method("LoRA", "LoraConfig"),
     "dora": Method("DoRA", "LoraConfig", {"use_dora": True}),
     "shira": Method("SHiRA", "ShiraConfig"),
@@ -99,6 +100,8 @@ METHODS = {
     "mask": Method("mask-based sparse tuning", apply=_mask, merges=False),
     "full": Method("full fine-tuning", apply=_full, merges=False),
 }
+
+_OWN: dict[str, type[PeftConfig]] = {"neuroada": NeuroAdaConfig, "neat": NeatConfig}
 
 ADAPTERS = tuple(name for name, method in METHODS.items() if method.config is not None)
 """Those that leave the base weights alone and save a PEFT adapter; the others save a whole model."""
@@ -134,7 +137,7 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType) ->
         ConfigError: a setting that the method does not have, a value that it refuses, or a PEFT without the method.
     """
     wanted = METHODS[name].config or ""
-    config = NeuroAdaConfig if name == "neuroada" else getattr(peft, wanted, None)
+    config = _OWN.get(name) or getattr(peft, wanted, None)
     if config is None:
         raise ConfigError(f"method {name!r}", f"PEFT {peft.__version__} has no {wanted}", "Install a newer PEFT")
     return _build(name, config, settings, task_type)

@@ -174,6 +174,7 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     method: str
     neuroada: Settings = {}
+    neat: Settings = {}
     lora: Settings = {}
     dora: Settings = {}
     shira: Settings = {}

@@ -64,11 +64,19 @@ def _watch_optimisers() -> None:
     register_optimizer_step_post_hook(_count_step)
 
 
+def _bits(first: Tensor) -> int | None:
+    """A sum that a change of Θ1 changes; None where one would have to wait for a device."""
+    if first.device.type != "cpu":
+        return None
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[first.element_size()]
+    return int(first.detach().view(whole).sum())
+
+
 def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: Network) -> Tensor:
     """W Θ1 [M, R] without a graph, made again only when it may have changed.
 
     That is: after a step of any optimiser, after Θ1 or the weight was replaced or written to, and when gradients were
-    switched on or off. A write through `.data` alone is not noticed before one of these.
+    switched on or off. A write through `.data` alone is noticed at once in a Θ1 on a CPU, elsewhere at one of these.
 
     Args:
         weight: the weight [O, I], or how to make it.
@@ -84,7 +92,8 @@ def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: N
     stamp: tuple[object, ...] = ()
     if plain:
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), _optimiser_steps
-        stamp = (*mode, *((tensor.data_ptr(), version_of(tensor), tensor.dtype) for tensor in tensors))
+        memory = ((tensor.data_ptr(), version_of(tensor), tensor.dtype) for tensor in tensors)
+        stamp = (*mode, *memory, _bits(first))
         known = _PRODUCTS.get(first)
         if known is not None and known[0] == stamp and known[1]() is stored:
             return known[2]
