@@ -26,8 +26,8 @@ def test_r_must_be_a_whole_number_from_one(value):
 @pytest.mark.parametrize("value", [1, 0, -2, 2.0, "4", None, True])
 def test_depth_must_be_a_whole_number_from_two(value):
     assert str(refusal(depth=value)) == (
-        f"depth={value!r}: the network has at least a first and a last layer. Give depth=2 or more (the depth of PEFT's "
-        "PEANuT counts pairs between them: there 0 is 2 here)."
+        f"depth={value!r}: the network has at least a first and a last layer. Give depth=2 or more (the depth of "
+        "PEFT's PEANuT counts pairs between them: there 0 is 2 here)."
     )
 
 

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroada.ops.neat import ACTIVATIONS, Network, Theta, delta_weight, multiplied_input, multiplied_output, updated
+from neuroada.ops.neat import (
+    ACTIVATIONS,
+    Network,
+    Theta,
+    delta_weight,
+    multiplied_input,
+    multiplied_output,
+    traced_update,
+    updated,
+)
 from neuroada.ops.sparse_delta import FrozenWeight
 
 SIDES = ("input", "output")
@@ -49,6 +58,11 @@ class NeatProblem:
         """The plain layer on the weight with the specification's update added, rounded once to the weight's dtype."""
         delta = delta_weight(self.weight, self.theta, self.network)
         return F.linear(self.x, (self.weight.to(delta.dtype) + delta).to(self.weight.dtype), self.bias)
+
+    def factored(self) -> Tensor:
+        """The same maths in plain operations, differentiated by autograd."""
+        base = F.linear(self.x, self.weight, self.bias)
+        return traced_update(base, self.x, self.weight, self.theta, self.network)
 
     def leaves(self) -> list[Tensor]:
         """What gradients are asked of."""

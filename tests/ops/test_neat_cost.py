@@ -1,4 +1,4 @@
-"""What NEAT costs: products and saved bytes against PEFT's PEANuT, and when the product with the whole weight is made."""
+"""What NEAT costs: products and saved bytes against PEFT's PEANuT, and when the product with the weight is made."""
 
 import gc
 
@@ -228,7 +228,8 @@ def test_training_and_evaluation_are_kept_apart_where_values_cannot_be_looked_at
     assert torch.equal(layer(inputs()), want)
 
 
-def test_it_goes_with_the_layer(layer):
+def test_it_goes_with_the_layer():
+    layer = adapted(linear())
     layer(inputs())
     count = len(product._PRODUCTS)
     del layer

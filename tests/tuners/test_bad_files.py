@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neuroada.errors import AdapterFileError, NeuroAdaError
-from specimens import METHODS, Kind, base_weights, changed, fill, logits, same_bits, tiny
+from specimens import METHODS, base_weights, changed, fill, logits, same_bits, tiny
 
 WEIGHTS = "adapter_model.safetensors"
 NAME = "model.layers.1.mlp.up_proj"
