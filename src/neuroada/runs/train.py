@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
-from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
+from neuroada.runs.callbacks import HELD_OUT, Bars, HoldSupports, Records, held_out_values, progress_bars
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
@@ -28,11 +28,9 @@ from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surv
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.schema import Recipe
+from neuroada.runs.sharding import gathered, is_sharded
 from neuroada.runs.trackers import check_trackers, trackers
 from neuroada.tasks.classification import parameter_groups
-
-HELD_OUT = ("loss", "score")
-"""What evaluations of the held-out part give; the score where the task has one for it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def train(
         folder.check_fresh()
     check_trackers(recipe.training.report_to, folder)
     prepared = prepare(recipe, console)
-    if not score_tests:
+    if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
     arguments = trainer_arguments(recipe, folder, prepared.data)
     report.print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
@@ -90,10 +88,11 @@ def train(
         return None
     if not resume:
         folder.create(resolved, environment(arguments.device, recipe.seed))
-    trained = _fit(recipe, prepared, arguments, folder, console, callbacks)
+    trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
     if leads:
-        _save(recipe, prepared, folder)
-    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, METHODS[recipe.method].merges)
+        _save(recipe, prepared, folder, state)
+    merges = METHODS[recipe.method].merges and not is_sharded()
+    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, merges)
     memory, memory_of = peak_memory(arguments.device)
     processes.wait_for_everyone()
     saved = folder.trained(recipe.method)
@@ -112,10 +111,13 @@ def train(
     return summary
 
 
-def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> None:
-    """The adapter, or the whole model with its tokeniser where base weights were trained."""
+def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder, state: dict[str, torch.Tensor] | None) -> None:
+    """The adapter, or the whole model with its tokeniser where base weights were trained.
+
+    state: of a sharded model.
+    """
     with whole_folder(folder.trained(recipe.method)) as beside:
-        prepared.model.save_pretrained(str(beside))
+        prepared.model.save_pretrained(str(beside), state_dict=state)
         if recipe.method not in ADAPTERS:
             prepared.tokenizer.save_pretrained(str(beside))
 
@@ -146,6 +148,7 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         save_total_limit=1,
         label_names=["labels"],
         prediction_loss_only=data.metric is None,
+        eval_on_start=is_sharded(),  # Trainer shards the model when training begins, and not again
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",  # trackers are callbacks of the run's
@@ -172,7 +175,8 @@ def _fit(
     folder: RunFolder,
     console: Console,
     callbacks: Sequence[TrainerCallback],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, torch.Tensor] | None]:
+    """What the summary says of the training, and the state of a sharded model."""
     records, data, training = Records(folder), prepared.data, recipe.training
     checkpoint = folder.last_checkpoint()
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -196,15 +200,17 @@ def _fit(
         def look(when: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
             return _look(when, recipe, prepared, trainer, folder, progress)
 
-        before = look("before")
+        before = None if is_sharded() else look("before")
         folder.rewind(done)
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
             _restore(prepared.model, checkpoint)
         after = look("after")
+        before = before or look("before")
+        state = gathered(trainer)
     tokens = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps * data.tokens
-    return {
+    summary = {
         "method": recipe.method,
         "trainable_parameters": prepared.trainee.trained,
         "surviving_deltas": surviving_deltas(prepared.model),
@@ -217,6 +223,7 @@ def _fit(
         "scores_before": before[1],
         "scores_after": after[1],
     }
+    return summary, state
 
 
 def _look(
@@ -230,9 +237,7 @@ def _look(
     scores = [record["scores"] for record in folder.records("scores") if record["when"] == when]
     PartialState().wait_for_everyone()
     if not recorded:
-        found: dict[str, Any] = {n.removeprefix("eval_"): value for n, value in trainer.evaluate().items()}
-        found["score"] = found.get(prepared.data.metric_name or "")
-        recorded = [{name: found[name] for name in HELD_OUT if found.get(name) is not None}]
+        recorded = [held_out_values(trainer.evaluate(), prepared.data.metric_name)]
         folder.record("evaluate", when=when, **recorded[0])
     held_out = {name: recorded[0][name] for name in HELD_OUT if name in recorded[0]}
     tests = prepared.data.tests
