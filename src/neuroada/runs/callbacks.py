@@ -27,8 +27,12 @@ HELD_OUT = ("loss", "score")
 
 def held_out_values(metrics: Mapping[str, float], metric_name: str | None) -> dict[str, float]:
     """Those of HELD_OUT among the metrics of Trainer's evaluation; metric_name: of the task's score."""
-    names = {"loss": "eval_loss", "score": f"eval_{metric_name}"}
-    return {name: metrics[names[name]] for name in HELD_OUT if names[name] in metrics}
+    names = (
+        {"loss": "eval_loss"}
+        if metric_name in (None, "loss")
+        else {"loss": "eval_loss", "score": f"eval_{metric_name}"}
+    )
+    return {name: metrics[metric] for name, metric in names.items() if metric in metrics}
 
 
 def progress_bars(console: Console) -> Progress:

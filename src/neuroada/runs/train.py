@@ -19,11 +19,12 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
-from neuroada.runs.callbacks import HELD_OUT, Bars, HoldSupports, Records, held_out_values, progress_bars
+from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
+from neuroada.runs.looks import Looks
 from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
@@ -69,7 +70,7 @@ def train(
         NeuroAdaError: an input is missing or cannot be meant; the run folder is then untouched.
         MergeError: merging changed outputs although the method promises that it does not.
     """
-    began, processes = time.perf_counter(), PartialState()
+    began, processes = time.perf_counter(), PartialState(cpu=not torch.accelerator.is_available())
     leads = processes.is_main_process
     console = console if leads else Console(quiet=True)
     folder, resolved = RunFolder(output, writes=leads), to_yaml(recipe)
@@ -148,10 +149,11 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         save_total_limit=1,
         label_names=["labels"],
         prediction_loss_only=data.metric is None,
-        eval_on_start=is_sharded(),  # Trainer shards the model when training begins, and not again
+        eval_on_start=PartialState().num_processes > 1,  # after an evaluation Trainer replicates and shards no more
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",  # trackers are callbacks of the run's
+        use_cpu=not torch.accelerator.is_available(),  # or else each of several processes would train alone
         **fields,
     )
     arguments.max_steps = _steps(recipe, len(data.train), arguments.world_size)
@@ -196,18 +198,17 @@ def _fit(
             callbacks=[Bars(progress), records, HoldSupports(context), *reporting, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
-
-        def look(when: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
-            return _look(when, recipe, prepared, trainer, folder, progress)
-
-        before = None if is_sharded() else look("before")
+        looks = Looks(prepared, trainer, folder, progress)
+        if not arguments.eval_on_start:
+            looks.held_out("before")
+        scores_before = looks.tests("before") if recipe.evaluation.before else []
         folder.rewind(done)
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
             _restore(prepared.model, checkpoint)
-        after = look("after")
-        before = before or look("before")
+        before, after = (looks.held_out(when) for when in ("before", "after"))
+        scores_after = looks.tests("after")
         state = gathered(trainer)
     tokens = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps * data.tokens
     summary = {
@@ -218,41 +219,12 @@ def _fit(
         "steps": max(done, trainer.state.global_step),
         "training_seconds": records.seconds,
         "tokens_per_second": tokens / records.seconds if records.steps else None,
-        **{f"held_out_{name}_before": value for name, value in before[0].items()},
-        **{f"held_out_{name}_after": value for name, value in after[0].items()},
-        "scores_before": before[1],
-        "scores_after": after[1],
+        **{f"held_out_{name}_before": value for name, value in before.items()},
+        **{f"held_out_{name}_after": value for name, value in after.items()},
+        "scores_before": scores_before,
+        "scores_after": scores_after,
     }
     return summary, state
-
-
-def _look(
-    when: str, recipe: Recipe, prepared: Prepared, trainer: Trainer, folder: RunFolder, progress: Any
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Held-out loss (and score) and the scores of the tests, as recorded earlier in the run or found now.
-
-    With several processes the first one scores the tests, and the others wait for it.
-    """
-    recorded = [record for record in folder.records("evaluate") if record["when"] == when]
-    scores = [record["scores"] for record in folder.records("scores") if record["when"] == when]
-    PartialState().wait_for_everyone()
-    if not recorded:
-        recorded = [held_out_values(trainer.evaluate(), prepared.data.metric_name)]
-        folder.record("evaluate", when=when, **recorded[0])
-    held_out = {name: recorded[0][name] for name in HELD_OUT if name in recorded[0]}
-    tests = prepared.data.tests
-    if tests is None or (when == "before" and not recipe.evaluation.before):
-        return held_out, []
-    if not scores and folder.writes:
-        bar = progress.add_task("Tests", total=tests.records, loss="")
-        scored = tests.score(
-            prepared.model, prepared.tokenizer, lambda test, done: progress.update(bar, advance=done, loss=test)
-        )
-        folder.write_answers(when, scored.answers)
-        folder.record("scores", when=when, scores=scored.plain())
-        scores = [scored.plain()]
-    PartialState().wait_for_everyone()
-    return held_out, scores[0] if scores else []
 
 
 def _restore(model: nn.Module, checkpoint: Path) -> None:
