@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from transformers import Trainer
-from transformers.integrations import is_fsdp_enabled
 
 LATER = "none while the model is sharded; afterwards: neuroada eval RUN"
 """What a header says of tests: one process alone cannot answer them."""
 
 
 def is_sharded() -> bool:
-    """Whether this process trains under FSDP, as TrainingArguments or `accelerate launch --use_fsdp` say."""
-    return is_fsdp_enabled()
+    """Whether this is one of several processes under FSDP, by the variable that Accelerate and its launcher set."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().num_processes > 1
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor] | None:
