@@ -238,11 +238,8 @@ def render(
 
 
 def _console() -> Any:
-    import warnings
-
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return Console(highlight=False)
 
 

@@ -30,11 +30,9 @@ def plan(
 ) -> None:
     """Count what training would change, write and need in memory, without the model's weights."""
     import json
-    import warnings
 
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
     with progress.status("Loading PyTorch, Transformers and PEFT") as status:

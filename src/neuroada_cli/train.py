@@ -33,11 +33,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
 ) -> None:
     """Train as a recipe says: model, data and method in, run folder with the adapter out."""
-    import warnings
-
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.errors import ConfigError
