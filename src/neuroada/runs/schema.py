@@ -150,6 +150,7 @@ class TrainingSection(Section):
     per_device_eval_batch_size: PositiveInt = 1
     gradient_accumulation_steps: PositiveInt = 1
     gradient_checkpointing: bool = False
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
     lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
     warmup_steps: NotNegative = 0
     weight_decay: NotNegative = 0.0
