@@ -150,8 +150,12 @@ def decode_all(pictures: Sequence[Picture]) -> dict[str, str]:
 
 
 def _problem(picture: Picture) -> str | None:
+    from PIL import UnidentifiedImageError
+
     try:
         decoded(picture)
+    except UnidentifiedImageError:  # its text repeats the place
+        return "no image of a known format"
     except Exception as error:  # each of Pillow's decoders has errors of its own
         return (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
     return None
@@ -169,6 +173,8 @@ def decoded(picture: Picture) -> Image:
         if file.width * file.height > MOST_PIXELS:
             raise ValueError(f"{file.width:,} x {file.height:,} pixels are more than {MOST_PIXELS:,}")
         ImageOps.exif_transpose(file, in_place=True)
+        if file.mode.startswith("I;16"):
+            return file.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
         if file.has_transparency_data:
             ground = Image.new("RGBA", file.size, "white")
             return Image.alpha_composite(ground, file.convert("RGBA")).convert("RGB")
