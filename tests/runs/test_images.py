@@ -232,12 +232,9 @@ def test_a_model_without_an_image_processor(tiny_bert_dir, folder):
 
 
 @pytest.mark.parametrize("name", [name for name in bundled_recipes() if name.startswith("dinov2")])
-def test_bundled_recipes_run_on_tiny_data(name, tmp_path):
-    recipe = load_recipe(bundled_recipes()[name])
-    write_set(tmp_path / "images" / str(recipe.data.name), train=8, test=3)
-    values = {"model.name": str(write_dinov2(tmp_path / "model")), "data.data_dir": str(tmp_path), "data.size": 28}
-    recipe = load_recipe(bundled_recipes()[name], values=values | {"data.train_records": 21})
-    summary = trained(recipe, tmp_path / "run")
+def test_bundled_recipes_run_on_tiny_data(name, tiny_dinov2_dir, data_dir, tmp_path):
+    values = {"model.name": str(tiny_dinov2_dir), "data.data_dir": str(data_dir), "data.train_records": 21}
+    summary = trained(load_recipe(bundled_recipes()[name], values=values | {"data.size": 28}), tmp_path / "run")
     assert summary["scores_after"][0]["count"] == 9
 
 

@@ -146,6 +146,7 @@ def test_one_class_is_not_enough_and_nothing_is_nothing(tmp_path):
         ("train/cat/2.png", {"type": tarfile.LNKTYPE, "linkname": "train/cat/1.png", "size": 0}, "a link or a special"),
         ("train/cat/2.png", {"type": tarfile.FIFOTYPE, "size": 0}, "it is a link or a special file. Make the archive"),
         ("train/cat/2.png", {"type": tarfile.CHRTYPE, "size": 0}, "it is a link or a special file"),
+        ("train/cat/2.png", {"pax_headers": {"GNU.sparse.map": "0,5", "GNU.sparse.size": "999999"}}, "a special file"),
         ("train/cat/1.png", {}, "train/cat/1.png: the archive holds it twice"),
         ("train/cat", {}, "train/cat: it is not in the folder of a class"),
         ("train/cat/more/2.png", {}, "train/cat/more/2.png: it is not in the folder of a class"),
