@@ -260,3 +260,14 @@ def test_a_set_that_the_hub_does_not_give(hub):
         read_hub("cifar10")
     with pytest.raises(MissingInputError, match=r"image set clothing10: it is not one that is known to be on the hub"):
         read_hub("clothing10")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    folder = write_set(tmp_path / "set", train=1, test=1)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(MissingInputError, match=r"set: it cannot be read \(Permission denied\). Give files that you"):
+        read_folder(folder)
