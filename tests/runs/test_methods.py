@@ -46,7 +46,7 @@ def changed_by_a_step(model: nn.Module, output) -> dict[str, int]:
 SETTINGS = {"ia3": {}, "prefix": {"num_virtual_tokens": 3}, "shira": {"r": 2}, "peanut": {"r": 2}, "lora": {"r": 2}}
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("bitfit", "probe")])
 def test_every_method_trains_as_many_values_as_it_says(name, make_tiny_llama):
     trainee = apply_method(name, SETTINGS.get(name, {}), make_tiny_llama(), TaskType.CAUSAL_LM)
     assert isinstance(trainee.model, PeftModel) == (name in ADAPTERS)
@@ -56,11 +56,12 @@ def test_every_method_trains_as_many_values_as_it_says(name, make_tiny_llama):
         assert trainee.trained == 2 * (64 + 32 + 32 + 64 + 176 + 176 + 64)
 
 
-@pytest.mark.parametrize("name", ["neuroada", "lora", "bitfit", "mask", "full"])
+@pytest.mark.parametrize("name", ["neuroada", "lora", "bitfit", "probe", "mask", "full"])
 def test_a_classifier_gets_its_head_trained_too(name):
     trainee = apply_method(name, {}, tiny_bert(), TaskType.SEQ_CLS)
     changed = changed_by_a_step(trainee.model, lambda: trainee.model(input_ids=IDS, labels=torch.tensor([0, 1])).loss)
     assert any("classifier" in part for part in changed)
+    assert all("classifier" in part for part in changed) == (name == "probe")
     if name == "bitfit":
         assert all(part.endswith("bias") or "classifier" in part for part in changed)
     (weight,) = [count for part, count in changed.items() if "classifier" in part and part.endswith("weight")]
@@ -82,7 +83,7 @@ def test_of_an_image_model_the_head_is_trained_and_never_adapted(name):
         "bias",
     }
     assert sum(count for part, count in changed.items() if "classifier" in part) == 3 * 32 + 3
-    assert sum(changed.values()) > 3 * 32 + 3
+    assert (sum(changed.values()) == 3 * 32 + 3) == (name == "probe")
     assert sum(changed.values()) <= trainee.trained
     if name in ("neuroada", "mask"):
         assert trainee.trained == 2 * (4 * 32 + 64 + 32) + 3 * 32 + 3
@@ -128,6 +129,11 @@ def test_the_mask_lets_through_what_neuroada_would_choose(make_tiny_llama):
 def test_bitfit_needs_biases(tiny_llama):
     with pytest.raises(ConfigError, match=r"method 'bitfit': LlamaForCausalLM has no biases"):
         apply_method("bitfit", {}, tiny_llama, TaskType.CAUSAL_LM)
+
+
+def test_a_probe_needs_a_head(tiny_llama):
+    with pytest.raises(ConfigError, match=r"method 'probe': LlamaForCausalLM has no classification head in this task"):
+        apply_method("probe", {}, tiny_llama, TaskType.CAUSAL_LM)
 
 
 def test_dora_is_lora_with_one_setting_fixed():

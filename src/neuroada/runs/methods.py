@@ -63,6 +63,17 @@ def _bitfit(model: nn.Module, settings: dict[str, Any], task_type: TaskType | No
     return Trainee(model, sum(parameter.numel() for parameter in chosen))
 
 
+def _probe(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
+    head = _head(model, task_type)
+    if not head:
+        found = f"{type(model).__name__} has no classification head in this task"
+        raise ConfigError("method 'probe'", found, "Choose another method")
+    model.requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in head))
+
+
 def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
     """The same entries that NeuroAda would choose with these settings, found by it."""
     wrapped = get_peft_model(model, _build("mask", NeuroAdaConfig, _with_head(model, settings, task_type), task_type))
@@ -109,6 +120,7 @@ METHODS = {
         "prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False, text_only=True
     ),
     "bitfit": Method("BitFit", apply=_bitfit, merges=False),
+    "probe": Method("linear probe", apply=_probe, merges=False),
     "mask": Method("mask-based sparse tuning", apply=_mask, merges=False),
     "full": Method("full fine-tuning", apply=_full, merges=False),
 }

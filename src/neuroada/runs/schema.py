@@ -210,6 +210,7 @@ class Recipe(Section):
     ia3: Settings = {}
     prefix: Settings = {}
     bitfit: Settings = {}
+    probe: Settings = {}
     mask: Settings = {}
     full: Settings = {}
     training: TrainingSection

@@ -15,7 +15,7 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.report.published import PUBLISHED_LABELS
 from neuroada.report.rows import SHOWN_SETTINGS
 
-LABELS = PUBLISHED_LABELS | {"ia3": "(IA)³"}
+LABELS = PUBLISHED_LABELS | {"ia3": "(IA)³", "probe": "linear probe"}
 SETTINGS_IN_LABEL = (*SHOWN_SETTINGS, "budget")
 
 
