@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from peft import PeftConfig, PeftType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from neuroada.errors import AdapterFileError, ConfigError
+from neuroada.errors import AdapterFileError, ConfigError, near
 from neuroada.selection import SCORES
 
 MODES = ("auto", "inplace", "transient")
@@ -21,9 +20,7 @@ DELTA_DTYPES = ("float32", "bfloat16")
 def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
     if value in known:
         return
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"{name}={value!r}", "not a known value", f"{hint}Known: {', '.join(known)}")
+    raise ConfigError(f"{name}={value!r}", "not a known value", near(str(value), known))
 
 
 def _is_share(value: object) -> bool:

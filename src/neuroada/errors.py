@@ -1,6 +1,18 @@
-"""One family of errors. Every message says what was asked, what was found, and what to do."""
+"""One family of errors. Every message says what was asked, what was found, and what to do, near names included."""
+
+import difflib
+from collections.abc import Iterable
 
 from peft.utils.error import NoMatchingPeftModuleError
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What to do about an unknown name: the nearest one in any case, if one is near, then all known ones."""
+    known = list(known)
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    hint = f"Did you mean {folded[close[0]]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}"
 
 
 class NeuroAdaError(Exception):

@@ -39,12 +39,11 @@ def plan(
     progress = Console(stderr=True, highlight=False)
     with progress.status("Loading PyTorch, Transformers and PEFT") as status:
         import neuroada  # noqa: F401 (makes the method known to PEFT)
-        from neuroada.errors import MissingInputError
+        from neuroada.errors import MissingInputError, near
         from neuroada.measure.shapes import SHAPES, find_shape
         from neuroada.runs import plan as plans
         from neuroada.runs import plan_table
         from neuroada.runs.devices import find_device
-        from neuroada.runs.near import near
         from neuroada.runs.skeleton import load_config
 
         plans.require_known(method)

@@ -98,8 +98,9 @@ def _generative(recipe: Recipe, data: CommonsenseData | ArithmeticData) -> Sourc
         family, train_set, data.data_dir, data.train_records, data.held_out_records, recipe.seed
     )
     held_out = subset(held_out, data.held_out_records, recipe.seed)
-    where = data.data_dir or "the Hugging Face hub"
-    return Source(f"{train_set} from {where}", lambda t: _completions(recipe, t, train, held_out, tests))
+    note = family.train_sets[family.train_name(train_set)].note
+    name = f"{train_set} from {data.data_dir or 'the Hugging Face hub'}" + (f" ({note})" if note else "")
+    return Source(name, lambda t: _completions(recipe, t, train, held_out, tests))
 
 
 def _instruct(recipe: Recipe, data: InstructData) -> Source:

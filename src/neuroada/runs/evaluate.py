@@ -7,11 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.runs.callbacks import progress_bars
 from neuroada.runs.data import Source, open_data
 from neuroada.runs.harness import HarnessTests
-from neuroada.runs.near import near
 from neuroada.runs.schema import EvaluationSection
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
 from neuroada.runs.trained import Trained, load_trained

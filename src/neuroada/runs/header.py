@@ -12,6 +12,7 @@ from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
+from neuroada.runs.sharding import LATER, is_sharded
 from neuroada.runs.trackers import tracker_text
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _gradient_text(recipe: Recipe, model: Any, device: torch.device) -> str | No
 
 
 def _tests_text(recipe: Recipe, tests: Any) -> str | None:
+    if is_sharded() and recipe.data.task != "text":
+        return LATER
     if tests is None:
         return None
     when = "before and after training" if recipe.evaluation.before else "after training"

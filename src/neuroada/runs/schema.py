@@ -14,8 +14,8 @@ from pydantic import (
 )
 from transformers import SchedulerType
 
+from neuroada.errors import near
 from neuroada.runs.methods import METHODS
-from neuroada.runs.near import near
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -7,7 +7,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from rich.console import Console
 
-from neuroada.errors import ConfigError, MissingInputError
+from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.runs.data import head_of
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.methods import ADAPTERS, METHODS
@@ -42,6 +42,9 @@ def load_trained(target: str, dtype: str = "bfloat16", console: Console | None =
             raise MissingInputError(f"adapter {path}", "it does not name its base model", "Name a run folder instead")
         loaded = load_model(config.base_model_name_or_path, dtype, console)
         return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.processor)
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
+        raise MissingInputError(f"run {target}", "no such folder", near(path.name, beside))
     loaded = load_model(target, dtype, console)
     return Trained(loaded.model.eval(), loaded.processor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
-from neuroada.errors import ConfigError, MissingInputError
+from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.tasks.classification import Classification, stratified
 from neuroada.tasks.records import find_place, load_records
 
@@ -95,9 +94,7 @@ def glue_task(name: str) -> GlueTask:
     """
     if name in TASKS:
         return TASKS[name]
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"GLUE set {name!r}", "no such set", f"{hint}Known: {', '.join(TASKS)}")
+    raise ConfigError(f"GLUE set {name!r}", "no such set", near(name, TASKS))
 
 
 def load_glue(name: str, data_dir: Path | None, seed: int = SEED, train_records: int | None = None) -> GlueData:

@@ -15,6 +15,7 @@ from neuroada.errors import AdapterFileError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import Support
 from neuroada.tuners import fingerprint
+from neuroada.tuners.processes import has_weights
 
 DELTAS, INDICES, NEURONS, FINGERPRINTS = (
     "neuroada_deltas",
@@ -44,7 +45,7 @@ def pack(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> 
     for name, layer in _layers(model, adapter_name).items():
         own = {DELTAS: layer.neuroada_deltas[adapter_name].detach(), INDICES: layer.neuroada_indices[adapter_name]}
         deltas, indices = (state_dict.get(f"{name}.{kind}.{adapter_name}", own[kind]) for kind in (DELTAS, INDICES))
-        neurons = state_dict.get(f"{name}.{NEURONS}.{adapter_name}")
+        neurons = state_dict.get(f"{name}.{NEURONS}.{adapter_name}", layer.neurons_of(adapter_name))
         packed[f"{name}.{DELTAS}.{adapter_name}"] = deltas
         packed[f"{name}.{INDICES}.{adapter_name}"] = indices.to(smallest_unsigned(layer.in_features))
         if neurons is not None:
@@ -81,10 +82,16 @@ def unpack(
     _require_same_layers(set(entries), set(layers))
     for name, entry in entries.items():
         _require_sound(name, entry, layers[name])
-    if config.verify_base:
+    if config.verify_base and has_weights():
         _verify_base(entries, layers, state_dict.get(FINGERPRINTS, torch.empty(0)))
     for name, entry in entries.items():
-        layers[name].resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
+        layer = layers[name]
+        layer.resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
+        for kind in {INDICES, NEURONS} & entry.keys():
+            container = getattr(layer, kind)
+            if not container.persistent:  # what state dicts leave out, `load_state_dict` leaves out too
+                own = container[adapter_name]
+                container[adapter_name] = entry[kind].to("cpu" if own.is_meta else own.device, torch.int32)
     return unpacked
 
 

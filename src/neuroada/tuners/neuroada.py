@@ -27,7 +27,10 @@ from neuroada.layers.base_layer import quantization_backend, require_supported, 
 from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
 from neuroada.selection import require_finite
-from neuroada.tuners import files
+from neuroada.tuners import files, processes
+
+NAMED = 3
+"""As many layers are named in a warning about several."""
 
 
 class NeuroAdaModel(BaseTuner):
@@ -36,6 +39,16 @@ class NeuroAdaModel(BaseTuner):
     prefix = "neuroada_"
     tuner_layer_cls = NeuroAdaLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT's class attribute)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Names, in the PeftModel, of what DistributedDataParallel must not send: it asks for just this attribute."""
+        return [f"{files.PEFT_PREFIX}{name}" for name in processes.index_names(self.model)]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The adapted model's own; replicas in several processes compare their supports the first time."""
+        processes.compare_once(self.model)
+        return super().forward(*args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: NeuroAdaConfig, model_config: dict) -> NeuroAdaConfig:
         if peft_config.target_modules is None:
@@ -51,14 +64,15 @@ class NeuroAdaModel(BaseTuner):
         for name, module in targets.items():
             weight, inputs = _require_adaptable(module, name, peft_config.mode)
             dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
-            if dense and not peft_config.inference_mode:
+            if dense and processes.has_weights() and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
             if peft_config.k is not None and peft_config.k > inputs:
                 clamped.append(f"{name} ({inputs} inputs)")
         if clamped:
             warnings.warn(
                 f"k={peft_config.k} is more than these weights have inputs, so all of their inputs are used: "
-                + ", ".join(clamped),
+                + ", ".join(clamped[:NAMED])
+                + (f" and {len(clamped) - NAMED} more" if len(clamped) > NAMED else ""),
                 stacklevel=2,
             )
 
@@ -77,6 +91,7 @@ class NeuroAdaModel(BaseTuner):
         for layer in self._adapted_layers():
             weight = layer.stored_weight
             layer.shared = not weight.is_meta and uses[weight.untyped_storage().data_ptr()] > 1
+        processes.share_indices(self._adapted_layers(), adapter_name)
 
     def _targets(self, peft_config: NeuroAdaConfig, model: nn.Module) -> dict[str, nn.Module]:
         modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
