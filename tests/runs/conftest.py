@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from neuroada.tasks import glue
+from pictures import write_dinov2, write_set
 
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]
 
@@ -64,6 +65,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for n in range(count)
             ]
             write_lines(folder / "glue" / name / f"{part}.jsonl", records)
+    for name in ("cifar10", "clothing10"):
+        write_set(folder / "images" / name, train=8, test=3)
     return folder
 
 
@@ -87,3 +90,9 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dinov2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 body of two layers, 32 wide, with its image processor."""
+    return write_dinov2(tmp_path_factory.mktemp("models") / "tiny-dinov2")

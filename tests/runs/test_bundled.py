@@ -10,9 +10,10 @@ from neuroada.runs.train import train
 
 
 @pytest.mark.parametrize("name", bundled_recipes())
-def test_it_resolves_and_dry_runs(name, tiny_model_dir, tiny_bert_dir, data_dir, tmp_path):
+def test_it_resolves_and_dry_runs(name, tiny_model_dir, tiny_bert_dir, tiny_dinov2_dir, data_dir, tmp_path):
     recipe = load_recipe(bundled_recipes()[name])
-    values = {"model.name": str(tiny_bert_dir if recipe.data.task == "glue" else tiny_model_dir)}
+    models = {"glue": tiny_bert_dir, "images": tiny_dinov2_dir}
+    values = {"model.name": str(models.get(recipe.data.task, tiny_model_dir))}
     if recipe.data.task == "text":
         values["data.text"] = str(tmp_path / "text.txt")
         (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 500)
@@ -22,8 +23,10 @@ def test_it_resolves_and_dry_runs(name, tiny_model_dir, tiny_bert_dir, data_dir,
         (tmp_path / "my.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     else:
         values["data.data_dir"] = str(data_dir)
+    if recipe.data.task in models:
+        values["data.train_records"] = None
     if recipe.data.task == "glue":
-        values |= {"data.train_records": None, "data.max_length": 64}
+        values["data.max_length"] = 64
     recipe = load_recipe(bundled_recipes()[name], values=values)
     (tmp_path / "resolved.yaml").write_text(to_yaml(recipe))
     assert load_recipe(tmp_path / "resolved.yaml") == recipe

@@ -20,7 +20,7 @@ from neuroada.runs.skeleton import load_config
 def test_directory_loads_with_its_tokenizer(tiny_model_dir: Path, dtype: str):
     loaded = load_model(str(tiny_model_dir), dtype)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
-    assert loaded.tokenizer.decode(loaded.tokenizer.encode("héllo")) == "héllo"
+    assert loaded.processor.decode(loaded.processor.encode("héllo")) == "héllo"
     assert loaded.source == str(tiny_model_dir)
 
 

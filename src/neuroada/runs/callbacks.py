@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from neuroada.layers import held
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.sharding import is_sharded
+from neuroada.tasks.pixels import ImageRows
 
 HELD_OUT = ("loss", "score")
 """What evaluations of the held-out part give; the score where the task has one for it."""
@@ -129,3 +130,15 @@ class Records(TrainerCallback):
         """Stop the clock."""
         self.steps = state.global_step - self.first_step
         self.seconds = time.perf_counter() - self.began
+
+
+class Epochs(TrainerCallback):
+    """Tells rows which epoch begins, so that their augmentation is the same in a resumed training."""
+
+    def __init__(self, rows: ImageRows):
+        """Tell `rows`."""
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Where a training goes on inside an epoch, it is that one."""
+        self.rows.epoch = int(state.epoch or 0)

@@ -64,15 +64,15 @@ def _tests_text(recipe: Recipe, tests: Any) -> str | None:
     return f"{tests.records:,} records, {when}"
 
 
-def _steps_text(recipe: Recipe, arguments: TrainingArguments, tokens: int) -> str:
+def _steps_text(recipe: Recipe, arguments: TrainingArguments, tokens: int | None) -> str:
     training = recipe.training
     samples = arguments.train_batch_size * training.gradient_accumulation_steps * arguments.world_size
     rate = f"{training.learning_rate:g}"
     if training.head_learning_rate is not None:
         rate += f" (head {training.head_learning_rate:g})"
     epochs = "" if training.num_train_epochs is None else f" ({training.num_train_epochs:g} epochs)"
+    about = "" if tokens is None else f" and about {samples * tokens:,} tokens"
     return (
-        f"{arguments.max_steps:,}{epochs}, of {samples:,} sample{'s' if samples > 1 else ''} "
-        f"and about {samples * tokens:,} tokens each; "
+        f"{arguments.max_steps:,}{epochs}, of {samples:,} sample{'s' if samples > 1 else ''}{about} each; "
         f"learning rate {rate}, {training.lr_scheduler_type.value}"
     )

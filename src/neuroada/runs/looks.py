@@ -43,7 +43,7 @@ class Looks:
             bar = self.progress.add_task("Tests", total=tests.records, loss="")
             scored = tests.score(
                 self.prepared.model,
-                self.prepared.tokenizer,
+                self.prepared.processor,
                 lambda test, done: self.progress.update(bar, advance=done, loss=test),
             )
             self.folder.write_answers(when, scored.answers)

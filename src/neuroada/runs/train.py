@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
@@ -36,10 +37,10 @@ from neuroada.tasks.classification import parameter_groups
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model as its method trains it, and its data, ready for Trainer."""
+    """A model as its method trains it, and its data, ready for Trainer. processor: as of a `LoadedModel`."""
 
     trainee: Trainee
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     model_source: str
     source: Source
     data: Data
@@ -88,7 +89,10 @@ def train(
         console.print("\nDry run: nothing was trained or written.")
         return None
     if not resume:
-        folder.create(resolved, environment(arguments.device, recipe.seed))
+        labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
+        folder.create(resolved, environment(arguments.device, recipe.seed) | labels)
+        for each in prepared.data.left_out:
+            folder.record("left out", place=each.place, reason=each.reason)
     trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
     if leads:
         _save(recipe, prepared, folder, state)
@@ -113,26 +117,26 @@ def train(
 
 
 def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder, state: dict[str, torch.Tensor] | None) -> None:
-    """The adapter, or the whole model with its tokeniser where base weights were trained.
+    """The adapter, or the whole model with what prepares its input where base weights were trained.
 
     state: of a sharded model.
     """
     with whole_folder(folder.trained(recipe.method)) as beside:
         prepared.model.save_pretrained(str(beside), state_dict=state)
         if recipe.method not in ADAPTERS:
-            prepared.tokenizer.save_pretrained(str(beside))
+            prepared.processor.save_pretrained(str(beside))
 
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
-    """Read the data, then load the model, tokenise, and wrap the model with the method."""
+    """Read the data, then load the model, encode the data for it, and wrap the model with the method."""
     source = open_data(recipe)
     transformers.set_seed(recipe.seed)  # a new head is random
     loaded = load_model(recipe.model.name, recipe.model.dtype, console, source.head)
-    data = source.encode(loaded.tokenizer)
+    data = source.encode(loaded.processor)
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
         trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
-    return Prepared(trainee, loaded.tokenizer, loaded.source, source, data)
+    return Prepared(trainee, loaded.processor, loaded.source, source, data)
 
 
 def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> TrainingArguments:
@@ -195,7 +199,7 @@ def _fit(
             eval_dataset=data.held_out,
             compute_metrics=data.metric,
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
-            callbacks=[Bars(progress), records, HoldSupports(context), *reporting, *callbacks],
+            callbacks=[Bars(progress), records, HoldSupports(context), *data.callbacks, *reporting, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         looks = Looks(prepared, trainer, folder, progress)
@@ -210,7 +214,8 @@ def _fit(
         before, after = (looks.held_out(when) for when in ("before", "after"))
         scores_after = looks.tests("after")
         state = gathered(trainer)
-    tokens = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps * data.tokens
+    samples = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps
+    speed = samples / records.seconds if records.steps else None
     summary = {
         "method": recipe.method,
         "trainable_parameters": prepared.trainee.trained,
@@ -218,7 +223,8 @@ def _fit(
         "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
         "steps": max(done, trainer.state.global_step),
         "training_seconds": records.seconds,
-        "tokens_per_second": tokens / records.seconds if records.steps else None,
+        "samples_per_second": speed,
+        "tokens_per_second": speed and data.tokens and speed * data.tokens,
         **{f"held_out_{name}_before": value for name, value in before.items()},
         **{f"held_out_{name}_after": value for name, value in after.items()},
         "scores_before": scores_before,
@@ -241,7 +247,7 @@ def _compare_merged(prepared: Prepared, rows: int, merges: bool) -> dict[str, An
         return None
     model, held_out = prepared.model, prepared.data.held_out
     batch = prepared.data.collator([held_out[row] for row in range(min(rows, len(held_out)))])
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+    inputs = send_to_device({name: value for name, value in batch.items() if name != "labels"}, model.device)
     model.eval()
     adapted = model(**inputs).logits
     merged = model.merge_and_unload()(**inputs).logits

@@ -12,7 +12,7 @@ from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError, MissingInputError, near
-from neuroada.tasks.classification import Classification
+from neuroada.tasks.classification import Classification, stratified
 from neuroada.tasks.records import find_place, load_records
 
 HUB = "nyu-mll/glue"
@@ -127,16 +127,10 @@ def halves(records: Sequence[dict[str, Any]], seed: int) -> tuple[list[dict[str,
 
 
 def subset(records: Sequence[dict[str, Any]], count: int | None, seed: int) -> list[dict[str, Any]]:
-    """`count` records at random with the whole's share of each label, to within one record; in their old order.
-
-    It is a systematic sample: every (n / count)-th record of a shuffled list that is then sorted by label.
-    """
+    """`count` records at random with the whole's share of each label, to within one record; in their old order."""
     if count is None:
         return list(records)
-    order = random.Random(seed).sample(range(len(records)), len(records))
-    order.sort(key=lambda index: records[index]["label"])
-    chosen = sorted(order[position * len(order) // count] for position in range(count))
-    return [records[index] for index in chosen]
+    return [records[place] for place in stratified([record["label"] for record in records], count, seed)]
 
 
 def encode(records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
