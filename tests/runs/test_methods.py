@@ -68,7 +68,7 @@ def test_a_classifier_gets_its_head_trained_too(name):
     assert weight == 2 * 32, "all of it, whatever the method lets through elsewhere"
 
 
-IMAGES = [name for name, method in METHODS.items() if not method.text_only]
+IMAGES = [name for name, method in METHODS.items() if not method.virtual_tokens]
 OF_IMAGES = SETTINGS | {"ia3": {"target_modules": ["q_proj", "fc1"], "feedforward_modules": ["fc1"]}}
 
 

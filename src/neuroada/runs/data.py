@@ -1,6 +1,5 @@
 """Recipe -> what Trainer reads and what is scored: one function a task."""
 
-import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any
 from datasets import Dataset
 from peft import TaskType
 from transformers import (
-    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -17,6 +15,7 @@ from transformers import (
 )
 
 from neuroada.runs.callbacks import Epochs
+from neuroada.runs.methods import METHODS
 from neuroada.runs.models import Head
 from neuroada.runs.schema import ArithmeticData, CommonsenseData, GlueData, ImagesData, InstructData, Recipe, TextData
 from neuroada.runs.scoring import FAMILIES, ClassifierTest, GenerativeTests, ImageTest, Tests
@@ -52,14 +51,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """Data that has been read, before there is a tokeniser or an image processor.
+    """Data that has been read, before there is a model.
 
-    task_type: PEFT's; none for images, of which it has no task. head: that the task needs, if any. labels: that only
-    the data tells, label 0 first.
+    encode: takes the model's tokeniser or image processor, and the model. task_type: PEFT's; none for images, of which
+    it has no task. head: that the task needs, if any. labels: that only the data tells, label 0 first.
     """
 
     name: str
-    encode: Callable[[Any], Data]
+    encode: Callable[[Any, Any], Data]
     task_type: TaskType | None = TaskType.CAUSAL_LM
     head: Head | None = None
     labels: Sequence[str] = ()
@@ -78,7 +77,7 @@ def open_data(recipe: Recipe) -> Source:
 def _text(recipe: Recipe, data: TextData) -> Source:
     split = read_text(data.text, data.data_dir, data.held_out, recipe.seed)
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         train: Any = pack(split.train, tokenizer, data.block_length, f"the training part of {split.source}")
         held_out: Any = pack(split.held_out, tokenizer, data.block_length, f"the held-out part of {split.source}")
         if data.held_out_blocks is not None and data.held_out_blocks < len(held_out):
@@ -100,7 +99,7 @@ def _generative(recipe: Recipe, data: CommonsenseData | ArithmeticData) -> Sourc
     held_out = subset(held_out, data.held_out_records, recipe.seed)
     note = family.train_sets[family.train_name(train_set)].note
     name = f"{train_set} from {data.data_dir or 'the Hugging Face hub'}" + (f" ({note})" if note else "")
-    return Source(name, lambda t: _completions(recipe, t, train, held_out, tests))
+    return Source(name, lambda t, model: _completions(recipe, t, model, train, held_out, tests))
 
 
 def _instruct(recipe: Recipe, data: InstructData) -> Source:
@@ -109,9 +108,9 @@ def _instruct(recipe: Recipe, data: InstructData) -> Source:
     count = min(data.held_out_records, max(1, len(chats) // 10))
     parts = chats[count:][: data.train_records], chats[:count]
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         train, held_out = (instruct.to_examples(part, tokenizer, data.chat) for part in parts)
-        return _completions(recipe, tokenizer, train, held_out, None)
+        return _completions(recipe, tokenizer, model, train, held_out, None)
 
     return Source(name, encode)
 
@@ -119,6 +118,7 @@ def _instruct(recipe: Recipe, data: InstructData) -> Source:
 def _completions(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
+    model: Any,
     train: list[Example],
     held_out: list[Example],
     tests: Tests | None,
@@ -128,24 +128,15 @@ def _completions(
     kept, _ = completion.encode(held_out, tokenizer, data.max_length, data.train_on_prompt)
     loss = "prompt and completion" if data.train_on_prompt else "the completion only"
     sizes = f"{len(encoded):,} samples to train, {len(kept):,} held out, loss on {loss}; {report}"
-    collator = DataCollatorForSeq2Seq(_padding(tokenizer))
+    collator = completion.collator(tokenizer, model, METHODS[recipe.method].virtual_tokens)
     mean = sum(map(len, encoded["input_ids"])) / len(encoded)
     return Data(sizes, encoded, kept, collator, round(mean), tests=tests)
-
-
-def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokeniser, or a copy of one without a padding token that pads with another; labels and mask hide it."""
-    if tokenizer.pad_token_id is not None:
-        return tokenizer
-    padding = copy.deepcopy(tokenizer)
-    padding.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return padding
 
 
 def _glue(recipe: Recipe, data: GlueData) -> Source:
     found = glue.load_glue(data.name, data.data_dir, train_records=data.train_records)
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         parts = (found.train, found.selection, found.test)
         train, selection, test = (glue.encode(part, tokenizer, data.max_length) for part in parts)
         rows = [len(part.rows) for part in (train, selection, test)]
@@ -171,7 +162,7 @@ def _images(recipe: Recipe, data: ImagesData) -> Source:
     counts = Counts(data.train_records, data.held_out_records, recipe.evaluation.records, recipe.seed)
     found = load_images(pictures, name, counts, data.strict)
 
-    def encode(processor: PixelProcessor) -> Data:
+    def encode(processor: PixelProcessor, model: Any) -> Data:
         height, width = processor.size
         sizes = f"{sizes_text(found)}; {height} x {width} pixels"
         augment = None

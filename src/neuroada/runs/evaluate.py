@@ -107,7 +107,7 @@ def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSect
     source = open_data(recipe.model_copy(update={"data": data, "evaluation": settings}))
     if source.labels:
         _require_labels(trained.model, source)
-    tests = source.encode(trained.processor).tests
+    tests = source.encode(trained.processor, trained.model).tests
     if tests is None:
         raise ConfigError(f"evaluating task {data.task!r}", "it has no tests of its own", "Name some with --tasks")
     return tests

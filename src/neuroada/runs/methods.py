@@ -33,7 +33,8 @@ class Method:
 
     config: name of its PEFT configuration; None where base weights themselves are trained, by `apply`.
     fixed: settings that make it this method. defaults: those that a recipe may change.
-    merges: into the base weights. exact_merge: it promises equal outputs then, bit for bit. text_only: not for images.
+    merges: into the base weights. exact_merge: it promises equal outputs then, bit for bit.
+    virtual_tokens: it puts some before every text, so that it is not for images and takes no positions.
     """
 
     label: str
@@ -42,7 +43,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=lambda: {"target_modules": "all-linear"})
     merges: bool = True
     exact_merge: bool = False
-    text_only: bool = False
+    virtual_tokens: bool = False
     apply: Callable[[nn.Module, dict[str, Any], TaskType | None], Trainee] | None = None
 
 
@@ -116,7 +117,7 @@ METHODS = {
     "peanut": Method("PEANuT", "PeanutConfig"),
     "ia3": Method("(IA)³", "IA3Config", defaults={}),
     "prefix": Method(
-        "prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False, text_only=True
+        "prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False, virtual_tokens=True
     ),
     "bitfit": Method("BitFit", apply=_bitfit, merges=False),
     "probe": Method("linear probe", apply=_probe, merges=False),
@@ -149,7 +150,7 @@ def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_
         ConfigError: the method cannot train this model, or not with these settings.
     """
     method = METHODS[name]
-    if method.text_only and task_type is None:
+    if method.virtual_tokens and task_type is None:
         raise ConfigError(f"method {name!r}", f"{method.label} is for text, and the task is images", "Choose another")
     if method.apply is not None:
         return method.apply(model, dict(settings), task_type)

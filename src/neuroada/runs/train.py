@@ -132,7 +132,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     source = open_data(recipe)
     transformers.set_seed(recipe.seed)  # a new head is random
     loaded = load_model(recipe.model.name, recipe.model.dtype, console, source.head)
-    data = source.encode(loaded.processor)
+    data = source.encode(loaded.processor, loaded.model)
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
         trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
@@ -247,7 +247,8 @@ def _compare_merged(prepared: Prepared, rows: int, merges: bool) -> dict[str, An
         return None
     model, held_out = prepared.model, prepared.data.held_out
     batch = prepared.data.collator([held_out[row] for row in range(min(rows, len(held_out)))])
-    inputs = send_to_device({name: value for name, value in batch.items() if name != "labels"}, model.device)
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "logits_to_keep")}
+    inputs = send_to_device(inputs, model.device)
     model.eval()
     adapted = model(**inputs).logits
     merged = model.merge_and_unload()(**inputs).logits
