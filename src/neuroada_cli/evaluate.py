@@ -41,11 +41,9 @@ def evaluate(
 ) -> None:
     """Score a run, an adapter or any model, with 95 % intervals."""
     import json
-    import warnings
 
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)

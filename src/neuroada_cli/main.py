@@ -1,6 +1,7 @@
 """The application: its commands, and the one place where errors become messages."""
 
 import sys
+import warnings
 
 import typer
 from typer.core import TyperGroup
@@ -50,6 +51,7 @@ app = typer.Typer(
 @app.callback()
 def main() -> None:
     """Fine-tune Hugging Face models by training a handful of bypass weights per neuron."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 app.command("train")(train.train)

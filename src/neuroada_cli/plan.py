@@ -30,21 +30,18 @@ def plan(
 ) -> None:
     """Count what training would change, write and need in memory, without the model's weights."""
     import json
-    import warnings
 
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     progress = Console(stderr=True, highlight=False)
     with progress.status("Loading PyTorch, Transformers and PEFT") as status:
         import neuroada  # noqa: F401 (makes the method known to PEFT)
-        from neuroada.errors import MissingInputError
+        from neuroada.errors import MissingInputError, near
         from neuroada.measure.shapes import SHAPES, find_shape
         from neuroada.runs import plan as plans
         from neuroada.runs import plan_table
         from neuroada.runs.devices import find_device
-        from neuroada.runs.near import near
         from neuroada.runs.skeleton import load_config
 
         plans.require_known(method)

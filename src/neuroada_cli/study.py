@@ -12,7 +12,9 @@ def study(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the cells' runs; default: runs/FILE.", show_default=False)
     ] = None,
-    records: Annotated[Path, typer.Option(help="Records are appended to this file.")] = Path("study.jsonl"),
+    records: Annotated[Path, typer.Option(help="A record of each cell is appended to this file, once.")] = Path(
+        "study.jsonl"
+    ),
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.", show_default=False)] = None,
 ) -> None:
     """Train the cells of a study that are not there yet; run it again to go on where it stopped."""
@@ -20,11 +22,20 @@ def study(
 
     console = Console(stderr=True, highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.record import append_records
+        from neuroada.measure.record import Record, append_records, read_records
         from neuroada.measure.study import run_study
+
+    def name_of(record: Record) -> tuple[str, str, str]:
+        return record.status, record.notes.get("study", ""), record.notes.get("cell", "")
+
+    known = {name_of(record) for record in read_records(records)} if records.is_file() else set()
+
+    def keep(record: Record) -> None:
+        if name_of(record) not in known:
+            append_records(records, [record])
+
     values = {} if data_dir is None else {"data.data_dir": str(data_dir)}
-    done = run_study(file, output or Path("runs") / file.stem, values, console, threads)
-    append_records(records, done)
+    done = run_study(file, output or Path("runs") / file.stem, values, console, threads, keep)
     failed = [record for record in done if record.status != "ok"]
     for record in failed:
         console.print(f"{record.notes['cell']}: {record.status}: {record.reason}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ def train(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images that cannot be decoded, instead of leaving them out.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Run folder to make; default: runs/RECIPE-DATE-TIME.", show_default=False)
     ] = None,
@@ -33,11 +36,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
 ) -> None:
     """Train as a recipe says: model, data and method in, run folder with the adapter out."""
-    import warnings
-
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.errors import ConfigError
@@ -49,7 +49,8 @@ def train(
     if recipe is None and not resume:
         raise ConfigError("neuroada train", "no recipe is named", "Choose one of those that `neuroada recipes` lists")
     path = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
-    values = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
+    values: dict[str, Any] = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
+    values["data.strict"] = strict or None
     resolved = load_recipe(path, overrides or (), {k: v for k, v in values.items() if v is not None})
     output = output or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     try:

@@ -57,11 +57,9 @@ def tune(
 ) -> None:
     """Search for a recipe's best values, judged by the held-out part; the same command goes on, or shares the work."""
     import importlib.util
-    import warnings
 
     from rich.console import Console
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
 from neuroada.errors import ConfigError
 from neuroada.measure import study as module
 from neuroada.measure.study import load_study, run_study
+from neuroada.runs.environment import environment
+from neuroada.runs.folder import RunFolder
+from neuroada.runs.recipe import to_yaml
 
 QUIET = Console(quiet=True)
 
@@ -27,14 +31,24 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
-def summary_of(recipe) -> dict:
-    return {
+def finish(recipe, output: Path) -> dict:
+    """A complete run folder, whose held-out loss is least at a learning rate of 0.2."""
+    folder = RunFolder(output)
+    folder.create(to_yaml(recipe), environment(torch.device("cpu"), recipe.seed) | {"commit": "c0ffee"})
+    score = {"name": "boolq", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "count": 80, "note": ""}
+    summary = {
         "trainable_parameters": 7,
+        "parameters": 700,
+        "steps": 2,
+        "held_out_loss_before": 3.0,
         "held_out_loss_after": abs(recipe.training.learning_rate - 0.2),
         "training_seconds": 2.0,
         "peak_memory_bytes": 100,
-        "scores_after": [{"name": "boolq", "metric": "accuracy", "value": 0.5}],
+        "scores_before": [],
+        "scores_after": [score],
     }
+    folder.finish(summary)
+    return summary
 
 
 @pytest.fixture
@@ -45,7 +59,7 @@ def trained(monkeypatch) -> list[tuple[str, float, int]]:
     def call(function, arguments, threads):
         recipe = arguments["recipe"]
         calls.append((recipe.method, recipe.training.learning_rate, recipe.seed))
-        return summary_of(recipe)
+        return finish(recipe, arguments["output"])
 
     monkeypatch.setattr(module, "call_in_fresh_process", call)
     return calls
@@ -63,7 +77,9 @@ def test_the_first_seed_chooses_the_rate_that_the_others_train_with(study_file, 
     assert [record.method for record in records] == ["NeuroAda k=1"] * 3 + ["LoRA"] * 2
     best = records[1]
     assert best.settings == {"learning_rate": 0.2}
-    assert best.measurements["test:boolq"].p50 == 0.5
+    (score,) = best.scores
+    assert (score.when, score.name, score.value, score.low, score.high) == ("after", "boolq", 0.5, 0.4, 0.6)
+    assert best.commit == "c0ffee", "that of the training, not of the moment when its record is written"
     assert best.measurements["selection"].p50 == 0.0
     assert len({record.notes["cell"] for record in records}) == 5
 
@@ -72,13 +88,27 @@ def test_a_failing_cell_is_a_record_and_the_others_go_on(study_file, monkeypatch
     def call(function, arguments, threads):
         if arguments["recipe"].training.learning_rate == 0.2:
             raise RuntimeError("it diverged")
-        return summary_of(arguments["recipe"])
+        return finish(arguments["recipe"], arguments["output"])
 
     monkeypatch.setattr(module, "call_in_fresh_process", call)
     records = run_study(study_file, tmp_path / "runs", {}, QUIET)
     assert [record.status for record in records] == ["ok", "failed", "ok", "ok", "ok"]
     assert "it diverged" in records[1].reason
     assert records[2].settings == {"learning_rate": 0.1}
+
+
+def test_each_record_is_kept_as_soon_as_its_cell_ends(study_file, monkeypatch, tmp_path):
+    kept = []
+
+    def call(function, arguments, threads):
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        return finish(arguments["recipe"], arguments["output"])
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study_file, tmp_path / "runs", {}, QUIET, keep=kept.append)
+    assert [record.settings["learning_rate"] for record in kept] == [0.1, 0.2]
 
 
 def test_another_content_is_another_cell(study_file, trained, tmp_path):

@@ -11,9 +11,9 @@ X86, ARM = {"architecture": "x86_64"}, {"architecture": "aarch64"}
 
 @pytest.fixture(autouse=True)
 def _forget():
-    lacks_instructions.cache_clear()
+    processor._are_missing.cache_clear()
     yield
-    lacks_instructions.cache_clear()
+    processor._are_missing.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_a_pytorch_that_does_not_tell_is_taken_at_its_own_product(monkeypatch):
 def test_gpus_are_left_alone(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: X86, raising=False)
     assert not lacks_instructions("cuda", torch.bfloat16)
+
+
+def test_plans_for_another_device_take_nothing_for_emulated(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: X86, raising=False)
+    with processor.as_on_a_gpu():
+        assert not lacks_instructions("cpu", torch.bfloat16)
+    assert lacks_instructions("cpu", torch.bfloat16)

@@ -7,6 +7,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from neuroada.tasks import glue
+from pictures import write_dinov2, write_set
+
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]
 
 
@@ -43,24 +46,27 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for name in TESTS:
         write_lines(folder / "commonsense" / name / "test.jsonl", [question(n) for n in range(6)])
-    write_lines(folder / "commonsense" / "commonsense_15k" / "train.jsonl", [question(n) for n in range(10, 42)])
+    for name in ("commonsense_15k", "commonsense_170k"):
+        write_lines(folder / "commonsense" / name / "train.jsonl", [question(n) for n in range(10, 42)])
     write_lines(folder / "commonsense" / "commonsense_15k" / "validation.jsonl", [question(n) for n in range(50, 62)])
     for name in ("gsm8k", "SVAMP", "mawps", "MultiArith", "AddSub", "SingleEq"):
         write_lines(folder / "math" / name / "test.jsonl", [problem(n) for n in range(4)])
     letter = {**problem(1), "answer": "A"}
     write_lines(folder / "math" / "AQuA" / "test.jsonl", [letter, {**letter, "instruction": "another"}])
     write_lines(folder / "math" / "math_10k" / "train.jsonl", [problem(n) for n in range(20, 60)])
-    for name, sentences in (("cola", ("sentence",)), ("stsb", ("sentence1", "sentence2"))):
-        for part, count in (("train", 32), ("dev", 24)):
+    for name, task in glue.TASKS.items():
+        for part, count in (("train", 32), ("dev" if task.validation == "validation" else task.validation, 24)):
             records = [
                 {
-                    **dict.fromkeys(sentences, f"the {'cat' if n % 2 else 'dog'} sat on mat {n % 5}"),
-                    "label": float(n % 6) if name == "stsb" else n % 2,
+                    **dict.fromkeys(task.fields, f"the {'cat' if n % 2 else 'dog'} sat on mat {n % 5}"),
+                    "label": n % len(task.labels) if task.labels else float(n % 6),
                     "idx": n,
                 }
                 for n in range(count)
             ]
             write_lines(folder / "glue" / name / f"{part}.jsonl", records)
+    for name in ("cifar10", "clothing10"):
+        write_set(folder / "images" / name, train=8, test=3)
     return folder
 
 
@@ -84,3 +90,9 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dinov2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 body of two layers, 32 wide, with its image processor."""
+    return write_dinov2(tmp_path_factory.mktemp("models") / "tiny-dinov2")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError
@@ -18,6 +18,13 @@ def tiny_bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     return BertForSequenceClassification(BertConfig(vocab_size=257, **sizes))
+
+
+def tiny_vit() -> ViTForImageClassification:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = ViTConfig(image_size=16, patch_size=4, hidden_dropout_prob=0.0, num_labels=3, **sizes)
+    return ViTForImageClassification(config)
 
 
 def changed_by_a_step(model: nn.Module, output) -> dict[str, int]:
@@ -46,7 +53,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("bitfit", "probe")])
 def test_every_method_trains_as_many_values_as_it_says(name, make_tiny_llama):
     trainee = apply_method(name, SETTINGS.get(name, {}), make_tiny_llama(), TaskType.CAUSAL_LM)
     assert isinstance(trainee.model, PeftModel) == (name in ADAPTERS)
@@ -56,13 +63,52 @@ def test_every_method_trains_as_many_values_as_it_says(name, make_tiny_llama):
         assert trainee.trained == 2 * (64 + 32 + 32 + 64 + 176 + 176 + 64)
 
 
-@pytest.mark.parametrize("name", ["neuroada", "neat", "lora", "bitfit", "mask", "full"])
+@pytest.mark.parametrize("name", ["neuroada", "neat", "lora", "bitfit", "probe", "mask", "full"])
 def test_a_classifier_gets_its_head_trained_too(name):
     trainee = apply_method(name, {}, tiny_bert(), TaskType.SEQ_CLS)
     changed = changed_by_a_step(trainee.model, lambda: trainee.model(input_ids=IDS, labels=torch.tensor([0, 1])).loss)
     assert any("classifier" in part for part in changed)
+    assert all("classifier" in part for part in changed) == (name == "probe")
     if name == "bitfit":
         assert all(part.endswith("bias") or "classifier" in part for part in changed)
+    (weight,) = [count for part, count in changed.items() if "classifier" in part and part.endswith("weight")]
+    assert weight == 2 * 32, "all of it, whatever the method lets through elsewhere"
+
+
+IMAGES = [name for name, method in METHODS.items() if not method.virtual_tokens]
+OF_IMAGES = SETTINGS | {"ia3": {"target_modules": ["q_proj", "fc1"], "feedforward_modules": ["fc1"]}}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_of_an_image_model_the_head_is_trained_and_never_adapted(name):
+    model = tiny_vit()
+    trainee = apply_method(name, OF_IMAGES.get(name, {}), model, None)
+    pixels, labels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    changed = changed_by_a_step(trainee.model, lambda: trainee.model(pixel_values=pixels, labels=labels).loss)
+    assert {part.partition("classifier")[2].rpartition(".")[2] for part in changed if "classifier" in part} == {
+        "weight",
+        "bias",
+    }
+    assert sum(count for part, count in changed.items() if "classifier" in part) == 3 * 32 + 3
+    assert (sum(changed.values()) == 3 * 32 + 3) == (name == "probe")
+    assert sum(changed.values()) <= trainee.trained
+    if name in ("neuroada", "mask"):
+        assert trainee.trained == 2 * (4 * 32 + 64 + 32) + 3 * 32 + 3
+
+
+def test_modules_to_save_of_a_recipe_are_kept_beside_the_head():
+    trainee = apply_method("lora", {"r": 2, "modules_to_save": ["layernorm"]}, tiny_vit(), None)
+    assert trainee.model.peft_config["default"].modules_to_save == ["layernorm", "classifier"]
+
+
+def test_methods_that_cannot_train_an_image_model_say_so():
+    with pytest.raises(
+        ConfigError, match=r"method 'prefix': prefix tuning is for text, and the task is images. Choose"
+    ):
+        apply_method("prefix", {}, tiny_vit(), None)
+    message = r"method 'ia3': PEFT cannot apply it to ViTForImageClassification: .*Set ia3.target_modules, or choose an"
+    with pytest.raises(ConfigError, match=message):
+        apply_method("ia3", {}, tiny_vit(), None)
 
 
 def test_the_mask_lets_through_what_neuroada_would_choose(make_tiny_llama):
@@ -90,6 +136,11 @@ def test_the_mask_lets_through_what_neuroada_would_choose(make_tiny_llama):
 def test_bitfit_needs_biases(tiny_llama):
     with pytest.raises(ConfigError, match=r"method 'bitfit': LlamaForCausalLM has no biases"):
         apply_method("bitfit", {}, tiny_llama, TaskType.CAUSAL_LM)
+
+
+def test_a_probe_needs_a_head(tiny_llama):
+    with pytest.raises(ConfigError, match=r"method 'probe': LlamaForCausalLM has no classification head in this task"):
+        apply_method("probe", {}, tiny_llama, TaskType.CAUSAL_LM)
 
 
 def test_dora_is_lora_with_one_setting_fixed():

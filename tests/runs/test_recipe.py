@@ -70,6 +70,15 @@ def test_a_recipe_builds_on_another_section_by_section(recipe_file: Path):
     assert (recipe.training.learning_rate, recipe.training.max_steps, recipe.training.weight_decay) == (0.5, 2, 0.25)
 
 
+def test_the_length_that_is_set_later_takes_the_place_of_the_other(recipe_file: Path):
+    top = recipe_file.with_name("top.yaml")
+    top.write_text("base: mine\ntraining: {num_train_epochs: 3}\n")
+    training = load_recipe(top).training
+    assert (training.num_train_epochs, training.max_steps) == (3, None)
+    training = load_recipe(top, ["training.max_steps=5"]).training
+    assert (training.num_train_epochs, training.max_steps) == (None, 5)
+
+
 def test_a_base_is_looked_for_beside_the_file_and_then_among_the_bundled(recipe_file: Path):
     recipe_file.write_text("base: quickstart\nseed: 5\n")
     assert load_recipe(recipe_file).model == load_recipe(find_recipe("quickstart")).model
@@ -100,7 +109,10 @@ def test_a_base_that_leads_back_is_an_error(recipe_file: Path):
         ),
         ("data={task: glue}", r"'data\.name' is missing"),
         ("data={task: instruct}", r"give either file or dataset"),
-        ("training.num_train_epochs=1", r"give either max_steps or num_train_epochs"),
+        (
+            "training={learning_rate: 1, max_steps: 2, num_train_epochs: 1}",
+            r"give either max_steps or num_train_epochs",
+        ),
         ("evaluation.test=boolq", r"unknown key 'evaluation\.test'. Did you mean 'tests'\?"),
         ("training.max_steps=many", r"training\.max_steps = 'many': Input should be a valid integer"),
         ("training.max_steps=0", r"training\.max_steps = 0: Input should be greater than 0"),

@@ -51,6 +51,12 @@ def test_commonsense_is_trained_on_completions_and_scored_before_and_after(tiny_
         assert {"test", "prompt", "answer", "generated", "right", "source"} <= set(answers[0])
 
 
+def test_a_run_folder_that_is_not_there_names_those_beside_it(tmp_path):
+    (tmp_path / "commonsense").mkdir()
+    with pytest.raises(MissingInputError, match=r"run .*commonsens: no such folder. Did you mean 'commonsense'\?"):
+        load_trained(str(tmp_path / "commonsens"))
+
+
 def test_arithmetic_marks_contaminated_tests(tiny_model_dir, data_dir, tmp_path):
     data = {"task": "arithmetic", "data_dir": data_dir, "train_records": 8, "max_length": 256}
     summary = trained(recipe_of(tiny_model_dir, data, method="lora", lora={"r": 2}), tmp_path / "run")

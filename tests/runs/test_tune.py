@@ -147,8 +147,8 @@ def test_what_is_missing_for_all_trials_ends_the_search(recipe: Path, monkeypatc
 
 
 def test_objective_is_the_held_out_score_where_there_is_one():
-    glue = load_recipe(bundled_recipes()["minilm-cola"])
-    assert Objective.of(glue) == Objective("score")
+    for name, metric in (("minilm-cola", "score"), ("dinov2-cifar10", "score"), ("smollm2-commonsense", "loss")):
+        assert Objective.of(load_recipe(bundled_recipes()[name])) == Objective(metric)
     assert Objective("score").maximise
     summary = {"held_out_score_after": 0.4, "held_out_loss_after": 0.3, "scores_after": [{"value": 0.9}]}
     assert (Objective("score").value(summary), Objective("loss").value(summary)) == (0.4, 0.3)

@@ -1,6 +1,7 @@
 """Heads of classifiers: their settings, what their logits say, and which parameters are theirs."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from neuroada.tasks.classification import (
     Classification,
     compute_metric,
     evaluate,
+    head_modules,
     head_parameters,
     head_settings,
     parameter_groups,
     predictions_of,
+    stratified,
 )
 from specimens import tiny, token_ids
 
@@ -190,3 +193,21 @@ def test_trainer_takes_the_groups_and_schedules_each_rate(adapted_bert, tmp_path
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {LR / 2, HEAD_LR / 2}
     trainer.train()
     assert trainer.state.global_step == 4
+
+
+def test_a_stratified_sample_keeps_every_share_and_its_order():
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
+    for seed in range(5):
+        chosen = stratified(labels, 20, seed)
+        assert chosen == sorted(set(chosen))
+        assert Counter(labels[place] for place in chosen) == {"a": 12, "b": 6, "c": 2}
+    assert stratified(labels, 20, 0) == stratified(labels, 20, 0) != stratified(labels, 20, 1)
+    assert stratified(labels, 100, 0) == list(range(100))
+    assert stratified(labels, 0, 0) == []
+
+
+def test_modules_of_a_head_are_those_outside_the_body():
+    assert head_modules(tiny("bert")) == ["classifier"]
+    assert head_modules(tiny("roberta")) == ["classifier"]
+    with pytest.raises(ConfigError, match=r"does not say which part is its body"):
+        head_modules(torch.nn.Linear(2, 2))

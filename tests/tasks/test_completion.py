@@ -1,11 +1,30 @@
 """Tokens of prompt and target: what training sees is what generation will see, and no answer is lost."""
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from neuroada.errors import ConfigError
-from neuroada.tasks.completion import IGNORED, Truncation, encode, encode_prompts, leading_tokens
+from neuroada.tasks.completion import (
+    IGNORED,
+    CompletionCollator,
+    Truncation,
+    collator,
+    encode,
+    encode_prompts,
+    leading_tokens,
+)
 from neuroada.tasks.generative import Example
 
 
@@ -164,6 +183,73 @@ def test_rows_go_through_the_collator_of_transformers(byte_tokenizer):
     batch = DataCollatorForSeq2Seq(byte_tokenizer)([dict(row) for row in rows])
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 5)
     assert batch["labels"][1].tolist()[-1] == IGNORED
+
+
+def small(kind: str, tiny_llama: LlamaForCausalLM) -> torch.nn.Module:
+    """A random model with positions by rotation, or with learned ones."""
+    if kind == "llama":
+        return tiny_llama.eval()
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=64, n_embd=32, n_layer=2, n_head=2)).eval()
+
+
+def loss_and_gradient(model: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.detach(), model.get_input_embeddings().weight.grad.clone()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["completion", "prompt and completion"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_logits_for_completions_alone_give_the_same_loss_and_gradients(kind, whole, byte_tokenizer, tiny_llama):
+    model = small(kind, tiny_llama).double()
+    rows, _ = encode(
+        pairs(("a long question", "yes"), ("b", "no, never"), ("", "all")), byte_tokenizer, 32, train_on_prompt=whole
+    )
+    make = collator(byte_tokenizer, model)
+    assert isinstance(make, CompletionCollator)
+    batch = make([dict(row) for row in rows])
+    longest = max(map(len, rows["input_ids"]))
+    assert batch["logits_to_keep"] == batch["labels"].shape[1] == (longest if whole else len("no, never") + 2)
+    assert model(**{**batch, "labels": None}).logits.shape[1] == batch["logits_to_keep"]
+    padded = DataCollatorForSeq2Seq(byte_tokenizer)([dict(row) for row in rows])
+    (found, gradient), (expected, reference) = (loss_and_gradient(model, each) for each in (batch, padded))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # transformers takes the loss in float32
+    torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-8)
+    shifted = {**batch, "labels": batch["labels"].roll(1, dims=1)}
+    assert not torch.isclose(loss_and_gradient(model, shifted)[0], expected, rtol=1e-3)
+
+
+def test_a_tokenizer_is_left_as_it_was(byte_tokenizer, tiny_llama):
+    byte_tokenizer.pad_token, side = None, byte_tokenizer.padding_side
+    batch = collator(byte_tokenizer, tiny_llama)([{"input_ids": [5, 6], "attention_mask": [1, 1], "labels": [-100, 6]}])
+    assert batch["labels"].tolist() == [[-100, 6]]
+    assert (byte_tokenizer.pad_token, byte_tokenizer.padding_side) == (None, side)
+
+
+def test_models_without_positions_and_virtual_tokens_get_all_logits(byte_tokenizer, tiny_llama):
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=2))
+    for make in (collator(byte_tokenizer, mamba), collator(byte_tokenizer, tiny_llama, virtual_tokens=True)):
+        batch = make([dict(row) for row in encode(pairs(("ab", "c"), ("a", "b")), byte_tokenizer, 8)[0]])
+        assert set(batch) == {"input_ids", "attention_mask", "labels"}
+        assert batch["labels"].shape == batch["input_ids"].shape
+        assert batch["attention_mask"].tolist()[1][-1] == 0
+
+
+def test_smollm2_computes_logits_for_few_of_its_tokens(smollm2):
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    examples = pairs(("Is it so or is it not? Say true or false.\n", "the correct answer is true"), ("1 + 1 =", " 2"))
+    rows, _ = encode(examples, tokenizer, 64)
+    batches = [
+        make([dict(row) for row in rows]) for make in (collator(tokenizer, model), DataCollatorForSeq2Seq(tokenizer))
+    ]
+    assert batches[0]["logits_to_keep"] == 7
+    assert batches[1]["labels"].shape[1] > 15
+    with torch.inference_mode():
+        found, expected = (model(**batch).loss for batch in batches)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 def test_smollm2_sees_the_same_prompt_in_training_and_generation(smollm2):

@@ -103,15 +103,24 @@ class NeuroAdaLinear(AdapterLayer):
 
     def _support(self, name: str) -> Support:
         deltas = self.neuroada_deltas[name]
-        return Support(self.neuroada_indices[name], deltas, self._neurons(name), (deltas,))
+        return Support(self.neuroada_indices[name], deltas, self.neurons_of(name), (deltas,))
 
     def indices_read(self) -> Tensor | None:
         """[N, K] of the one active adapter, or None where there is none, or more than one."""
         names = [] if self.disable_adapters or self.merged else self.present(self.active_adapters)
         return self.neuroada_indices[names[0]] if len(names) == 1 else None
 
-    def _neurons(self, name: str) -> Tensor | None:
+    def neurons_of(self, name: str) -> Tensor | None:
+        """[N] of an adapter, or None where it covers all neurons."""
         return self.neuroada_neurons[name] if name in self.neuroada_neurons else None  # noqa: SIM401 (it has no get)
+
+    def keep_outside_state_dict(self, name: str, indices: Tensor, neurons: Tensor | None) -> None:
+        """Give an adapter these indices [N, K] and neurons [N], and leave both out of state dicts from now on."""
+        kept: tuple[tuple[Any, Tensor | None], ...] = (self.neuroada_indices, indices), (self.neuroada_neurons, neurons)
+        for container, tensor in kept:
+            container.persistent = False
+            if tensor is not None:
+                container[name] = tensor
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The deltas of one adapter as a dense matrix in their own dtype, laid out as the base weight is stored."""
@@ -134,7 +143,7 @@ class NeuroAdaLinear(AdapterLayer):
             return traced_linear(x, weight, bias, none.int(), none, none.int().flatten(), *rest)
         (name,) = names
         indices, deltas = self.neuroada_indices[name], self.neuroada_deltas[name]
-        return traced_linear(x, weight, bias, indices, deltas, self._neurons(name), *rest)
+        return traced_linear(x, weight, bias, indices, deltas, self.neurons_of(name), *rest)
 
     @torch.compiler.assume_constant_result
     def _traced_mode(self) -> str:

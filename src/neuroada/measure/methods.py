@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 
 from neuroada.baselines import wrap_mask, wrap_scatter
 from neuroada.config import NeatConfig, NeuroAdaConfig
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.layers import held
 from neuroada.measure.shapes import adapted_names
-from neuroada.runs.near import near
 
 FROZEN = "frozen"
 RANK = 8

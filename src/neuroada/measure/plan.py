@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.layers import held
 from neuroada.measure.bars import counting
 from neuroada.measure.clock import PeakMemory
@@ -24,7 +24,6 @@ from neuroada.measure.record import Measurement, Record
 from neuroada.runs.devices import find_device
 from neuroada.runs.methods import ADAPTERS, build_config
 from neuroada.runs.models import SMOLLM2
-from neuroada.runs.near import near
 from neuroada.runs.plan import Request, Simulator
 from neuroada.runs.skeleton import load_config
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from neuroada.errors import ConfigError, MissingInputError
 
-Kind = Literal["step", "op", "switch", "select", "plan", "study"]
+Kind = Literal["step", "op", "switch", "select", "plan", "study", "run"]
 Status = Literal["ok", "out of memory", "not available", "failed"]
 
 
@@ -48,6 +48,22 @@ class Measurement(_Strict):
     def count(cls, value: float, unit: str) -> Measurement:
         """A value that was counted, or measured once."""
         return cls(unit=unit, p20=value, p50=value, p80=value, n=1)
+
+
+class RecordedScore(_Strict):
+    """A test's score with its 95 % interval over `count` records; fractions, not percent.
+
+    when: before training or after it. note: what must be said beside it, such as that the test is contaminated.
+    """
+
+    when: Literal["before", "after"]
+    name: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    count: int = Field(ge=1)
+    note: str = ""
 
 
 class Shape(_Strict):
@@ -98,6 +114,7 @@ class Record(_Strict):
     status: Status = "ok"
     reason: str | None = None
     measurements: dict[str, Measurement] = {}
+    scores: list[RecordedScore] = []
 
     @model_validator(mode="after")
     def _explained(self) -> Record:

@@ -9,14 +9,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.measure.bars import counting
 from neuroada.measure.clock import PeakMemory, free, seconds
 from neuroada.measure.machine import find_device, provenance
 from neuroada.measure.methods import adapted_names
 from neuroada.measure.record import Measurement, Record
 from neuroada.measure.shapes import build_model, find_shape
-from neuroada.runs.near import near
 from neuroada.selection import SCORES, select
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.measure.record import Shape
-from neuroada.runs.near import near
 
 Batch = dict[str, Tensor]
 
@@ -127,8 +125,7 @@ def find_shape(name: str) -> ModelShape:
     """
     by_lower = {known.lower(): known for known in SHAPES}
     if name.lower() not in by_lower:
-        close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-        raise ConfigError(f"shape {name!r}", "not a known shape", near(by_lower[close[0]] if close else name, SHAPES))
+        raise ConfigError(f"shape {name!r}", "not a known shape", near(name, SHAPES))
     return SHAPES[by_lower[name.lower()]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from neuroada.errors import ConfigError
 from neuroada.measure.bars import counting
 from neuroada.measure.machine import provenance
 from neuroada.measure.process import call_in_fresh_process
-from neuroada.measure.record import Measurement, Record, Shape
+from neuroada.measure.record import Record
 from neuroada.measure.rounds import Row
+from neuroada.measure.run import run_fields, run_record, selection_value
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import find_recipe, load_recipe, to_yaml
 from neuroada.runs.schema import Recipe
@@ -84,11 +85,17 @@ def load_study(path: Path) -> Study:
 
 
 def run_study(
-    path: Path, output: Path, values: Mapping[str, Any], console: Console, threads: int | None = None
+    path: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    console: Console,
+    threads: int | None = None,
+    keep: Callable[[Record], None] = lambda _: None,
 ) -> list[Record]:
     """Train every cell that `output` does not have yet; one record for each cell, failures too.
 
-    values: dotted keys set in every recipe, such as data.data_dir. Cells that were interrupted go on.
+    values: dotted keys set in every recipe, such as data.data_dir. keep: called with each record as soon as its cell
+    ends. Cells that were interrupted go on.
     """
     study = load_study(path)
     cells = {label: list(_cells(study, label, values, study.seeds[:1])) for label in study.methods}
@@ -104,7 +111,8 @@ def run_study(
             row = Row(cell.label)
             arguments = {"recipe": cell.recipe, "output": output / cell.name, "threads": threads}
             summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
-            records.append(_record(study, path, cell, row, summary))
+            records.append(_record(study, path, cell, row, RunFolder(output / cell.name)))
+            keep(records[-1])
             advance("", 1)
             return summary
 
@@ -113,7 +121,7 @@ def run_study(
             if not scored:
                 advance("", len(study.seeds) - 1)
                 continue
-            best = max(scored, key=lambda pair: _selection(pair[1]))[0].learning_rate
+            best = max(scored, key=lambda pair: selection_value(pair[1]))[0].learning_rate
             for cell in _cells(study, label, values, study.seeds[1:]):
                 if cell.learning_rate == best:
                     run(cell)
@@ -140,34 +148,15 @@ def _cells(study: Study, label: str, values: Mapping[str, Any], seeds: list[int]
             yield Cell(label, rate, load_recipe(path, values=changes))
 
 
-def _selection(summary: Mapping[str, Any]) -> float:
-    """Larger is better: the held-out score, or else the held-out loss."""
-    score = summary.get("held_out_score_after")
-    return -summary["held_out_loss_after"] if score is None else score
-
-
-def _record(study: Study, path: Path, cell: Cell, row: Row, summary: Mapping[str, Any] | None) -> Record:
-    recipe, measured = cell.recipe, {}
-    if summary is not None:
-        counts = {
-            "trained_parameters": (summary["trainable_parameters"], "parameters"),
-            "selection": (_selection(summary), "x"),
-            "held_out_loss": (summary["held_out_loss_after"], "nats"),
-            "training_time": (summary["training_seconds"], "s"),
-            "peak_memory": (summary["peak_memory_bytes"], "bytes"),
-            **{f"test:{score['name']}": (score["value"], score["metric"]) for score in summary["scores_after"]},
-        }
-        measured = {name: Measurement.count(value, unit) for name, (value, unit) in counts.items()}
-    return Record(
-        **provenance(torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.seed),
-        kind="study",
-        method=cell.label,
-        settings={"learning_rate": cell.learning_rate},
-        notes={"study": path.stem, "recipe": study.recipe, "cell": cell.name},
-        shape=Shape(name=recipe.model.name, sizes={}),
-        batch=recipe.training.per_device_train_batch_size,
-        dtype=recipe.model.dtype,
-        status=row.status,
-        reason=row.reason,
-        measurements=measured,
-    )
+def _record(study: Study, path: Path, cell: Cell, row: Row, folder: RunFolder) -> Record:
+    fields: dict[str, Any] = {
+        "kind": "study",
+        "method": cell.label,
+        "settings": {"learning_rate": cell.learning_rate},
+        "notes": {"study": path.stem, "recipe": study.recipe, "cell": cell.name},
+    }
+    if row.status == "ok":
+        return run_record(folder, fields)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    failure = {"status": row.status, "reason": row.reason}
+    return Record(**provenance(device, cell.recipe.seed), **run_fields(cell.recipe), **fields, **failure)

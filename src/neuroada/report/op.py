@@ -32,10 +32,11 @@ def _by_model(records: list[Record], table: Callable[[list[Group]], str]) -> str
 
 def _heading(groups: list[Group]) -> str:
     record = groups[-1].newest
-    records = [record for group in groups for record in group.records]
+    records = [record for group in groups for record in group.shown]
+    rounds = max((found.n for each in records for found in each.measurements.values()), default=0)
     return (
         f"**Layers of {record.shape.name}**, {record.batch} × {record.sequence} tokens, {record.dtype}. "
-        f"{machine_text(record.machine)}; medians; {source_text(records)}."
+        f"{machine_text(record.machine)}; medians of {rounds} rounds [20th–80th percentile]; {source_text(records)}."
     )
 
 
@@ -52,7 +53,7 @@ def _methods(groups: list[Group]) -> str:
     lines: list[tuple[float, list[str]]] = []
     for label in dict.fromkeys(row.label for group in groups for row in group.rows):
         found = [next((row for row in group.rows if row.label == label), None) for group in groups]
-        ratios = [ratio_text(row.measurements.get("ratio_to_frozen")) if row else NONE for row in found]
+        ratios = [ratio_text(row.measurements.get("ratio_to_frozen"), spread=True) if row else NONE for row in found]
         failures = [row.failure if row else None for row in found]
         whole = _weighted(found, "time", counts)
         limit = _weighted([group.find("frozen") for group in groups], "time", counts)
@@ -67,7 +68,8 @@ def _methods(groups: list[Group]) -> str:
         cells += [mebibytes(_weighted(found, name, counts)) for name in ("saved_x", "saved_beyond_x")]
         lines.append((float("inf") if overall is None else overall, [label, *cells]))
     lines.sort(key=lambda line: line[0])
-    return markdown(["method", *header], [cells for _, cells in lines])
+    note = "Times over all layers are sums of medians, each layer as often as the model has it."
+    return f"{markdown(['method', *header], [cells for _, cells in lines])}\n\n{note}"
 
 
 def _weighted(rows: Sequence[Row | None], name: str, weights: Sequence[int]) -> float | None:

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.report.rows import LABELS
-from neuroada.runs.near import near
 
 TASKS = {
     "commonsense": (

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.measure.record import Record, read_records
 from neuroada.report.figures import FIGURES, digest_in, digest_of, save_figure
 from neuroada.report.tables import FILTERS, TABLES, matching
-from neuroada.runs.near import near
 
 OPENING = re.compile(r"^<!-- (table|figure):(\S+)((?: \S+=\S+)*) -->$")
 RESULTS = Path("benchmarks", "results")

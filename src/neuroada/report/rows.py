@@ -67,6 +67,12 @@ class Group:
         """The last record."""
         return self.records[-1]
 
+    @property
+    def shown(self) -> list[Record]:
+        """Records of the runs that a row still takes a measurement from, or whose failure is the newest word."""
+        runs = {run for row in self.rows for run in row.runs.values()}
+        return [record for record in self.records if record.run in runs] or self.records
+
     def find(self, method: str) -> Row | None:
         """The first row of a method."""
         return next((row for row in self.rows if row.method == method), None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
-from neuroada.measure.record import Record
+from neuroada.measure.record import Record, RecordedScore
 from neuroada.report.rows import machine_text, source_text
-from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes, seconds_text
+from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes
 
-TEST = "test:"
+FEW = 3
+"""As many tests have columns of their own beside the learning rate."""
 
 
 def study_table(records: Sequence[Record]) -> str:
@@ -23,22 +24,34 @@ def study_table(records: Sequence[Record]) -> str:
 
 
 def _study(cells: list[Record]) -> str:
-    tests = list(dict.fromkeys(name for cell in cells for name in cell.measurements if name.startswith(TEST)))
-    shown = tests if len(tests) <= 3 else tests[-1:]  # of many tests their average
-    units = {name: cell.measurements[name].unit for cell in cells for name in shown if name in cell.measurements}
-    header = ("method", "trained", "learning rate", *(_title(name, units[name]) for name in shown), "training", "peak")
+    titles = {score.name: f"{score.name}, {score.metric}" for cell in cells for score in _after(cell)}
+    shown = list(titles) if len(titles) <= FEW else list(titles)[-1:]  # of many tests their average
+    header = ("method", "trained", "learning rate", *(titles[name] for name in shown), "peak memory")
     first = cells[0]
     heading = (
         f"**{first.notes['study']}**: recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. "
         f"{machine_text(first.machine)}; {source_text(cells)}. Learning rate chosen on the held-out part "
         "with the first seed; mean ± standard deviation over seeds."
     )
-    rows = [_row(list(group), shown) for group in _by_method(cells)]
-    return f"{heading}\n\n{markdown(header, rows)}"
+    methods = [list(group) for group in _by_method(cells)]
+    parts = [heading, markdown(header, [_row(group, shown) for group in methods])]
+    if len(titles) > FEW:
+        each = [[group[0].method, *_means(best_cells(group), titles)] for group in methods]
+        parts += ["Each test, mean over seeds:", markdown(["method", *titles], each)]
+    return "\n\n".join(parts)
 
 
-def _title(name: str, unit: str) -> str:
-    return f"{name.removeprefix(TEST)}, {unit}"
+def _after(cell: Record) -> list[RecordedScore]:
+    return [score for score in cell.scores if score.when == "after"]
+
+
+def _values(cells: Sequence[Record], test: str) -> list[float]:
+    return [score.value for cell in cells for score in _after(cell) if score.name == test]
+
+
+def _means(cells: Sequence[Record], tests: Iterable[str]) -> list[str]:
+    found = [_values(cells, test) for test in tests]
+    return [f"{mean(values):.3f}" if values else NONE for values in found]
 
 
 def _by_method(cells: Iterable[Record]) -> Iterable[list[Record]]:
@@ -61,18 +74,16 @@ def best_cells(cells: Sequence[Record]) -> list[Record]:
 def _row(cells: list[Record], tests: Sequence[str]) -> list[str]:
     best = best_cells(cells)
     if not best:
-        return [cells[0].method, cells[0].status, NONE, *(NONE for _ in tests), NONE, NONE]
+        return [cells[0].method, cells[0].status, NONE, *(NONE for _ in tests), NONE]
     tried = sorted({cell.settings["learning_rate"] for cell in cells})
     rate = f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}"
     trained = best[0].measurements["trained_parameters"].p50
-    times = [cell.measurements["training_time"].p50 for cell in best]
     peaks = [cell.measurements["peak_memory"].p50 for cell in best]
     return [
         best[0].method,
         f"{trained:,.0f}",
         rate,
-        *(_spread([cell.measurements[name].p50 for cell in best if name in cell.measurements]) for name in tests),
-        seconds_text(mean(times)),
+        *(_spread(_values(best, name)) for name in tests),
         mebibytes(max(peaks)),
     ]
 

@@ -9,6 +9,7 @@ from neuroada.report.costs import plan_table, select_table, switch_table
 from neuroada.report.figure5 import figure5_table
 from neuroada.report.op import op_table, product_table
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
+from neuroada.report.runs import run_table
 from neuroada.report.study import study_table
 from neuroada.report.table1 import table1
 from neuroada.report.text import NOT_MEASURED, markdown, mebibytes, ratio_text, seconds_text
@@ -41,7 +42,7 @@ def _step_group(group: Group) -> str:
     rounds = max((row.measurements["step_time"].n for row in group.rows if "step_time" in row.measurements), default=0)
     heading = (
         f"**{where}**, {record.batch} × {record.sequence} tokens, {record.dtype}. {machine_text(record.machine)}; "
-        f"medians of {rounds} rounds [20th–80th percentile]; {source_text(group.records)}."
+        f"medians of {rounds} rounds [20th–80th percentile]; {source_text(group.shown)}."
     )
     return f"{heading}\n\n{markdown(STEP_HEADER, step_rows(group))}"
 
@@ -89,6 +90,7 @@ TABLES: dict[str, Table] = {
     "switch": switch_table,
     "select": select_table,
     "study": study_table,
+    "runs": run_table,
 }
 """What `<!-- table:NAME -->` in a Markdown file can name."""
 

@@ -1,6 +1,7 @@
 """Trainer callbacks of a run: bars for the person who waits, records for later."""
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -18,6 +19,21 @@ from transformers import TrainerCallback
 
 from neuroada.layers import held
 from neuroada.runs.folder import RunFolder
+from neuroada.runs.sharding import is_sharded
+from neuroada.tasks.pixels import ImageRows
+
+HELD_OUT = ("loss", "score")
+"""What evaluations of the held-out part give; the score where the task has one for it."""
+
+
+def held_out_values(metrics: Mapping[str, float], metric_name: str | None) -> dict[str, float]:
+    """Those of HELD_OUT among the metrics of Trainer's evaluation; metric_name: of the task's score."""
+    names = (
+        {"loss": "eval_loss"}
+        if metric_name in (None, "loss")
+        else {"loss": "eval_loss", "score": f"eval_{metric_name}"}
+    )
+    return {name: metrics[metric] for name, metric in names.items() if metric in metrics}
 
 
 def progress_bars(console: Console) -> Progress:
@@ -79,7 +95,7 @@ class HoldSupports(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Hold, now that Trainer has put the model where it trains; not where it shards or replicates the model."""
-        if args.n_gpu <= 1 and not args.fsdp and not args.deepspeed:
+        if args.n_gpu <= 1 and not is_sharded() and not args.deepspeed:
             self.context.enter_context(held(kwargs["model"]))
 
 
@@ -102,7 +118,27 @@ class Records(TrainerCallback):
             values = {name: float(value) for name, value in kwargs["logs"].items()}
             self.folder.record("train", step=state.global_step, **values)
 
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Keep what a training that evaluates at its start finds there, and leave that out of its time."""
+        if args.eval_on_start and state.global_step == 0:
+            self.folder.record(
+                "evaluate", when="before", **held_out_values(kwargs["metrics"], args.metric_for_best_model)
+            )
+            self.began = time.perf_counter()
+
     def on_train_end(self, args, state, control, **kwargs):
         """Stop the clock."""
         self.steps = state.global_step - self.first_step
         self.seconds = time.perf_counter() - self.began
+
+
+class Epochs(TrainerCallback):
+    """Tells rows which epoch begins, so that their augmentation is the same in a resumed training."""
+
+    def __init__(self, rows: ImageRows):
+        """Tell `rows`."""
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Where a training goes on inside an epoch, it is that one."""
+        self.rows.epoch = int(state.epoch or 0)

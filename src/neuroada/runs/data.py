@@ -1,54 +1,67 @@
 """Recipe -> what Trainer reads and what is scored: one function a task."""
 
-import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from peft import TaskType
 from transformers import (
-    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    TrainerCallback,
     default_data_collator,
 )
 
-from neuroada.runs.schema import ArithmeticData, CommonsenseData, GlueData, InstructData, Recipe, TextData
-from neuroada.runs.scoring import FAMILIES, ClassifierTest, GenerativeTests, Tests
+from neuroada.runs.callbacks import Epochs
+from neuroada.runs.methods import METHODS
+from neuroada.runs.models import Head
+from neuroada.runs.schema import ArithmeticData, CommonsenseData, GlueData, ImagesData, InstructData, Recipe, TextData
+from neuroada.runs.scoring import FAMILIES, ClassifierTest, GenerativeTests, ImageTest, Tests
 from neuroada.tasks import completion, glue, instruct
-from neuroada.tasks.classification import compute_metric, head_settings
+from neuroada.tasks.classification import Classification, compute_metric, head_settings
 from neuroada.tasks.generative import Example, load_train, subset
+from neuroada.tasks.image_files import read_folder
+from neuroada.tasks.images import Counts, LeftOut, find_pictures, load_images, sizes_text
+from neuroada.tasks.pixels import ImageRows, PixelProcessor, augmentation
 from neuroada.tasks.text import pack, read_text
 
 
 @dataclass(frozen=True)
 class Data:
-    """Tokenised data.
+    """What Trainer reads.
 
-    sizes: for the header. tokens: of a mean sample. metric: of Trainer's evaluations, and its name in them, where loss
-    is not all. tests: what is scored before and after training, if anything is.
+    sizes: for the header. tokens: of a mean sample, where it has any. metric: of Trainer's evaluations, and its name in
+    them, where loss is not all. tests: what is scored before and after training, if anything is. left_out: files that
+    are in no part. callbacks: that the data needs in a training.
     """
 
     sizes: str
-    train: Dataset
-    held_out: Dataset
+    train: Dataset | ImageRows
+    held_out: Dataset | ImageRows
     collator: Any
-    tokens: int
+    tokens: int | None
     metric: Callable[[Any], dict[str, float]] | None = None
     metric_name: str | None = None
     tests: Tests | None = None
+    left_out: Sequence[LeftOut] = ()
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 @dataclass(frozen=True)
 class Source:
-    """Data that has been read, before there is a tokeniser. head: settings of a new head that the task needs."""
+    """Data that has been read, before there is a model.
+
+    encode: takes the model's tokeniser or image processor, and the model. task_type: PEFT's; none for images, of which
+    it has no task. head: that the task needs, if any. labels: that only the data tells, label 0 first.
+    """
 
     name: str
-    encode: Callable[[PreTrainedTokenizerBase], Data]
-    task_type: TaskType = TaskType.CAUSAL_LM
-    head: dict[str, Any] | None = None
+    encode: Callable[[Any, Any], Data]
+    task_type: TaskType | None = TaskType.CAUSAL_LM
+    head: Head | None = None
+    labels: Sequence[str] = ()
 
 
 def open_data(recipe: Recipe) -> Source:
@@ -64,7 +77,7 @@ def open_data(recipe: Recipe) -> Source:
 def _text(recipe: Recipe, data: TextData) -> Source:
     split = read_text(data.text, data.data_dir, data.held_out, recipe.seed)
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         train: Any = pack(split.train, tokenizer, data.block_length, f"the training part of {split.source}")
         held_out: Any = pack(split.held_out, tokenizer, data.block_length, f"the held-out part of {split.source}")
         if data.held_out_blocks is not None and data.held_out_blocks < len(held_out):
@@ -84,8 +97,9 @@ def _generative(recipe: Recipe, data: CommonsenseData | ArithmeticData) -> Sourc
         family, train_set, data.data_dir, data.train_records, data.held_out_records, recipe.seed
     )
     held_out = subset(held_out, data.held_out_records, recipe.seed)
-    where = data.data_dir or "the Hugging Face hub"
-    return Source(f"{train_set} from {where}", lambda t: _completions(recipe, t, train, held_out, tests))
+    note = family.train_sets[family.train_name(train_set)].note
+    name = f"{train_set} from {data.data_dir or 'the Hugging Face hub'}" + (f" ({note})" if note else "")
+    return Source(name, lambda t, model: _completions(recipe, t, model, train, held_out, tests))
 
 
 def _instruct(recipe: Recipe, data: InstructData) -> Source:
@@ -94,9 +108,9 @@ def _instruct(recipe: Recipe, data: InstructData) -> Source:
     count = min(data.held_out_records, max(1, len(chats) // 10))
     parts = chats[count:][: data.train_records], chats[:count]
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         train, held_out = (instruct.to_examples(part, tokenizer, data.chat) for part in parts)
-        return _completions(recipe, tokenizer, train, held_out, None)
+        return _completions(recipe, tokenizer, model, train, held_out, None)
 
     return Source(name, encode)
 
@@ -104,6 +118,7 @@ def _instruct(recipe: Recipe, data: InstructData) -> Source:
 def _completions(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
+    model: Any,
     train: list[Example],
     held_out: list[Example],
     tests: Tests | None,
@@ -113,24 +128,15 @@ def _completions(
     kept, _ = completion.encode(held_out, tokenizer, data.max_length, data.train_on_prompt)
     loss = "prompt and completion" if data.train_on_prompt else "the completion only"
     sizes = f"{len(encoded):,} samples to train, {len(kept):,} held out, loss on {loss}; {report}"
-    collator = DataCollatorForSeq2Seq(_padding(tokenizer))
+    collator = completion.collator(tokenizer, model, METHODS[recipe.method].virtual_tokens)
     mean = sum(map(len, encoded["input_ids"])) / len(encoded)
     return Data(sizes, encoded, kept, collator, round(mean), tests=tests)
-
-
-def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokeniser, or a copy of one without a padding token that pads with another; labels and mask hide it."""
-    if tokenizer.pad_token_id is not None:
-        return tokenizer
-    padding = copy.deepcopy(tokenizer)
-    padding.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return padding
 
 
 def _glue(recipe: Recipe, data: GlueData) -> Source:
     found = glue.load_glue(data.name, data.data_dir, train_records=data.train_records)
 
-    def encode(tokenizer: PreTrainedTokenizerBase) -> Data:
+    def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
         parts = (found.train, found.selection, found.test)
         train, selection, test = (glue.encode(part, tokenizer, data.max_length) for part in parts)
         rows = [len(part.rows) for part in (train, selection, test)]
@@ -143,12 +149,56 @@ def _glue(recipe: Recipe, data: GlueData) -> Source:
         metric = compute_metric(found.task)
         return Data(sizes, train.rows, selection.rows, collator, round(mean), metric, found.task.metric, scored)
 
-    return Source(f"GLUE {data.name} from {found.source}", encode, TaskType.SEQ_CLS, head_settings(found.task))
+    return Source(f"GLUE {data.name} from {found.source}", encode, TaskType.SEQ_CLS, Head(head_settings(found.task)))
 
 
-def head_of(recipe: Recipe) -> dict[str, Any] | None:
-    """Settings of the classification head that the recipe's task needs, without reading data."""
-    return head_settings(glue.glue_task(recipe.data.name)) if isinstance(recipe.data, GlueData) else None
+def _images(recipe: Recipe, data: ImagesData) -> Source:
+    if data.folder is not None:
+        pictures, name = read_folder(data.folder), data.folder.resolve().name
+    else:
+        assert data.name is not None
+        pictures = find_pictures(data.name, data.data_dir, data.label)
+        name = data.name.rpartition("/")[2]
+    counts = Counts(data.train_records, data.held_out_records, recipe.evaluation.records, recipe.seed)
+    found = load_images(pictures, name, counts, data.strict)
+
+    def encode(processor: PixelProcessor, model: Any) -> Data:
+        height, width = processor.size
+        sizes = f"{sizes_text(found)}; {height} x {width} pixels"
+        augment = None
+        if data.augment:
+            augment, by = augmentation(processor.size)
+            sizes += f", cropped and mirrored at random by {by} in training"
+        train = ImageRows(found.train, found.task.labels, processor, augment, recipe.seed)
+        selection, test = (ImageRows(part, found.task.labels, processor) for part in (found.selection, found.test))
+        scored = ImageTest(found.task, test, processor.collate, recipe.evaluation.batch_size, found.test)
+        return Data(
+            sizes,
+            train,
+            selection,
+            processor.collate,
+            tokens=None,
+            metric=compute_metric(found.task),
+            metric_name=found.task.metric,
+            tests=scored,
+            left_out=found.left_out,
+            callbacks=(Epochs(train),),
+        )
+
+    head = Head(head_settings(found.task), images=True, size=data.size)
+    return Source(f"{name} from {found.source}", encode, None, head, found.task.labels)
+
+
+def head_of(recipe: Recipe, labels: Sequence[str] = ()) -> Head | None:
+    """The classification head that the recipe's task needs, without reading data.
+
+    labels: of a task whose data tells them.
+    """
+    if isinstance(recipe.data, GlueData):
+        return Head(head_settings(glue.glue_task(recipe.data.name)))
+    if isinstance(recipe.data, ImagesData):
+        return Head(head_settings(Classification("images", tuple(labels), "accuracy")), True, recipe.data.size)
+    return None
 
 
 _OPEN: dict[type, Callable[[Recipe, Any], Source]] = {
@@ -157,4 +207,5 @@ _OPEN: dict[type, Callable[[Recipe, Any], Source]] = {
     ArithmeticData: _generative,
     InstructData: _instruct,
     GlueData: _glue,
+    ImagesData: _images,
 }

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from neuroada.errors import ConfigError
-from neuroada.runs.near import near
+from neuroada.errors import ConfigError, near
 
 CUDA_RUNTIME = 1_000_000_000
 """Bytes that the CUDA context and the libraries' workspaces take. An assumption: no GPU was at hand to measure it."""

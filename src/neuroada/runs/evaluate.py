@@ -7,11 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.runs.callbacks import progress_bars
-from neuroada.runs.data import open_data
+from neuroada.runs.data import Source, open_data
 from neuroada.runs.harness import HarnessTests
-from neuroada.runs.near import near
 from neuroada.runs.schema import EvaluationSection
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
 from neuroada.runs.trained import Trained, load_trained
@@ -59,7 +58,7 @@ def evaluate(
             bar = progress.add_task("Tests", total=each.records, loss="")
             found = each.score(
                 trained.model,
-                trained.tokenizer,
+                trained.processor,
                 lambda test, done, bar=bar: progress.update(bar, advance=done, loss=test),
             )
             scored += found
@@ -103,8 +102,20 @@ def _names(family: Family) -> list[str]:
 def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection) -> Tests:
     recipe = trained.recipe
     assert recipe is not None
-    data = recipe.data if data_dir is None else recipe.data.model_copy(update={"data_dir": data_dir})
-    tests = open_data(recipe.model_copy(update={"data": data, "evaluation": settings})).encode(trained.tokenizer).tests
+    place = "folder" if getattr(recipe.data, "folder", None) else "data_dir"
+    data = recipe.data if data_dir is None else recipe.data.model_copy(update={place: data_dir})
+    source = open_data(recipe.model_copy(update={"data": data, "evaluation": settings}))
+    if source.labels:
+        _require_labels(trained.model, source)
+    tests = source.encode(trained.processor, trained.model).tests
     if tests is None:
         raise ConfigError(f"evaluating task {data.task!r}", "it has no tests of its own", "Name some with --tasks")
     return tests
+
+
+def _require_labels(model: Any, source: Source) -> None:
+    """Raise ConfigError unless the data has just the classes that the model was trained to tell apart."""
+    known = [name for _, name in sorted(model.config.id2label.items())]
+    if list(source.labels) != known:
+        found = f"its classes are {', '.join(source.labels)}, and those of the model are {', '.join(known)}"
+        raise ConfigError(f"evaluating on {source.name}", found, "Give pictures of the same classes")

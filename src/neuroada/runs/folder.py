@@ -69,6 +69,18 @@ class RunFolder:
             do = "Choose an --output that can be written"
             raise RunFolderError(f"run folder {self.path}", error.strerror or str(error), do) from error
 
+    def read_labels(self) -> list[str]:
+        """Names of the classes that the run's data had, label 0 first, of a task whose data tells them.
+
+        Raises:
+            RunFolderError: they are not in the folder, or cannot be read.
+        """
+        try:
+            return json.loads(self.environment.read_text(encoding="utf-8"))["labels"]
+        except (OSError, ValueError, KeyError) as error:
+            found = f"{self.environment.name} does not say which classes it was trained on ({error})"
+            raise RunFolderError(f"run folder {self.path}", found, "Copy the whole folder again") from error
+
     def record(self, event: str, **values: Any) -> None:
         """Append one record to metrics.jsonl."""
         if not self.writes:

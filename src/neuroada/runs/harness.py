@@ -14,7 +14,6 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.layers import held
@@ -86,7 +85,7 @@ class HarnessTests:
         """Over all tasks."""
         return sum(self.counts.values())
 
-    def score(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+    def score(self, model: nn.Module, processor: Any, advance: Advance) -> Scored:
         """The harness's own metrics, each with an interval of 1.96 of its standard errors to either side.
 
         Raises:
@@ -103,7 +102,7 @@ class HarnessTests:
         with held(model), contextlib.redirect_stderr(io.StringIO()):  # its bars would break ours
             try:
                 results: Any = lm_eval.simple_evaluate(
-                    HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size),  # type: ignore[arg-type]
+                    HFLM(pretrained=model, tokenizer=processor, batch_size=self.settings.batch_size),  # type: ignore[arg-type]
                     tasks=self.tasks,
                     num_fewshot=self.shots,
                     limit=self.settings.records,

@@ -12,6 +12,7 @@ from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
+from neuroada.runs.sharding import LATER, is_sharded
 from neuroada.runs.trackers import tracker_text
 
 if TYPE_CHECKING:
@@ -55,21 +56,23 @@ def _gradient_text(recipe: Recipe, model: Any, device: torch.device) -> str | No
 
 
 def _tests_text(recipe: Recipe, tests: Any) -> str | None:
+    if is_sharded() and recipe.data.task != "text":
+        return LATER
     if tests is None:
         return None
     when = "before and after training" if recipe.evaluation.before else "after training"
     return f"{tests.records:,} records, {when}"
 
 
-def _steps_text(recipe: Recipe, arguments: TrainingArguments, tokens: int) -> str:
+def _steps_text(recipe: Recipe, arguments: TrainingArguments, tokens: int | None) -> str:
     training = recipe.training
     samples = arguments.train_batch_size * training.gradient_accumulation_steps * arguments.world_size
     rate = f"{training.learning_rate:g}"
     if training.head_learning_rate is not None:
         rate += f" (head {training.head_learning_rate:g})"
     epochs = "" if training.num_train_epochs is None else f" ({training.num_train_epochs:g} epochs)"
+    about = "" if tokens is None else f" and about {samples * tokens:,} tokens"
     return (
-        f"{arguments.max_steps:,}{epochs}, of {samples:,} sample{'s' if samples > 1 else ''} "
-        f"and about {samples * tokens:,} tokens each; "
+        f"{arguments.max_steps:,}{epochs}, of {samples:,} sample{'s' if samples > 1 else ''}{about} each; "
         f"learning rate {rate}, {training.lr_scheduler_type.value}"
     )

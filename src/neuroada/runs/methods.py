@@ -13,10 +13,10 @@ from torch import nn
 
 from neuroada.baselines import wrap_mask
 from neuroada.config import NeatConfig, NeuroAdaConfig
-from neuroada.errors import ConfigError, NeuroAdaError
+from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
-from neuroada.runs.near import near
+from neuroada.tasks.classification import head_modules
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Method:
     config: name of its PEFT configuration; None where base weights themselves are trained, by `apply`.
     fixed: settings that make it this method. defaults: those that a recipe may change.
     merges: into the base weights. exact_merge: it promises equal outputs then, bit for bit.
+    virtual_tokens: it puts some before every text, so that it is not for images and takes no positions.
     """
 
     label: str
@@ -42,15 +43,16 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=lambda: {"target_modules": "all-linear"})
     merges: bool = True
     exact_merge: bool = False
-    apply: Callable[[nn.Module, dict[str, Any], TaskType], Trainee] | None = None
+    virtual_tokens: bool = False
+    apply: Callable[[nn.Module, dict[str, Any], TaskType | None], Trainee] | None = None
 
 
-def _full(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+def _full(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
     model.requires_grad_(True)
     return Trainee(model, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def _bitfit(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+def _bitfit(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
     model.requires_grad_(False)
     biases = [parameter for name, parameter in model.named_parameters() if name.split(".")[-1] == "bias"]
     if not biases:
@@ -61,9 +63,20 @@ def _bitfit(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> 
     return Trainee(model, sum(parameter.numel() for parameter in chosen))
 
 
-def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Trainee:
+def _probe(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
+    head = _head(model, task_type)
+    if not head:
+        found = f"{type(model).__name__} has no classification head in this task"
+        raise ConfigError("method 'probe'", found, "Choose another method")
+    model.requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in head))
+
+
+def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
     """The same entries that NeuroAda would choose with these settings, found by it."""
-    wrapped = get_peft_model(model, _build("mask", NeuroAdaConfig, settings, None))
+    wrapped = get_peft_model(model, _build("mask", NeuroAdaConfig, _with_head(model, settings, task_type), task_type))
     supports = {
         name.removeprefix("base_model.model."): layer.support([wrapped.active_adapter])
         for name, layer in wrapped.named_modules()
@@ -78,12 +91,21 @@ def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType) -> Tr
     return Trainee(model, entries + sum(parameter.numel() for parameter in head))
 
 
-def _head(model: nn.Module, task_type: TaskType) -> list[nn.Parameter]:
-    """What PEFT trains beside an adapter: the parameters of a new classification head."""
+def _head(model: nn.Module, task_type: TaskType | None) -> list[nn.Parameter]:
+    """What is trained beside an adapter: the parameters of a new classification head."""
+    if task_type is None:
+        return [p for name in head_modules(model) for p in model.get_submodule(name).parameters()]
     if task_type is not TaskType.SEQ_CLS:
         return []
     heads = ("classifier", "score")
     return [parameter for name, parameter in model.named_parameters() if set(name.split(".")) & set(heads)]
+
+
+def _with_head(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> dict[str, Any]:
+    """Settings by which the head of an image classifier is trained too, as PEFT does by itself for its own tasks."""
+    if task_type is not None:
+        return dict(settings)
+    return {**settings, "modules_to_save": [*(settings.get("modules_to_save") or ()), *head_modules(model)]}
 
 
 METHODS = {
@@ -95,8 +117,11 @@ METHODS = {
     "supertuning": Method("Super-Tuning", "SupertuningConfig"),
     "peanut": Method("PEANuT", "PeanutConfig"),
     "ia3": Method("(IA)³", "IA3Config", defaults={}),
-    "prefix": Method("prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False),
+    "prefix": Method(
+        "prefix tuning", "PrefixTuningConfig", defaults={"num_virtual_tokens": 20}, merges=False, virtual_tokens=True
+    ),
     "bitfit": Method("BitFit", apply=_bitfit, merges=False),
+    "probe": Method("linear probe", apply=_probe, merges=False),
     "mask": Method("mask-based sparse tuning", apply=_mask, merges=False),
     "full": Method("full fine-tuning", apply=_full, merges=False),
 }
@@ -121,16 +146,29 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"{name}.{next(iter(settings))}", f"{name} has no settings", "Leave the block out")
 
 
-def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_type: TaskType) -> Trainee:
-    """The model as the method trains it; the base model itself is changed."""
-    apply = METHODS[name].apply
-    if apply is not None:
-        return apply(model, dict(settings), task_type)
-    wrapped = get_peft_model(model, build_config(name, settings, task_type))
+def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_type: TaskType | None) -> Trainee:
+    """The model as the method trains it; the base model itself is changed. task_type: none to classify images.
+
+    Raises:
+        ConfigError: the method cannot train this model, or not with these settings.
+    """
+    method = METHODS[name]
+    if method.virtual_tokens and task_type is None:
+        raise ConfigError(f"method {name!r}", f"{method.label} is for text, and the task is images", "Choose another")
+    if method.apply is not None:
+        return method.apply(model, dict(settings), task_type)
+    config = build_config(name, _with_head(model, settings, task_type), task_type)
+    try:
+        wrapped = get_peft_model(model, config)
+    except NeuroAdaError:
+        raise
+    except ValueError as error:
+        found = f"PEFT cannot apply it to {type(model).__name__}: {error}"
+        raise ConfigError(f"method {name!r}", found, f"Set {name}.target_modules, or choose another method") from error
     return Trainee(wrapped, wrapped.get_nb_trainable_parameters()[0])
 
 
-def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType) -> PeftConfig:
+def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | None) -> PeftConfig:
     """The PEFT configuration of an adapter method `name` with the `settings` of its block in the recipe.
 
     Raises:

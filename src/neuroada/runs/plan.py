@@ -17,12 +17,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from transformers import PretrainedConfig, PreTrainedModel
 
 from neuroada.baselines import wrap_mask
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.layers import NeuroAdaLinear
+from neuroada.ops.processor import as_on_a_gpu
 from neuroada.runs.attention import CudaAttention, unpacked
 from neuroada.runs.devices import Device
 from neuroada.runs.methods import ADAPTERS, build_config
-from neuroada.runs.near import near
 from neuroada.runs.simulate import Memory, Tracker, extrapolated, materialise, train_step
 from neuroada.runs.skeleton import Skeleton, block_numbers
 
@@ -197,7 +197,8 @@ class Simulator:
         with _quiet():
             names = _adapted(request, blocks) if self.method == "mask" else ()
             model = _applied(request, self.method, base)
-        with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), unpacked(), _attention(request.device):
+        fake, products = FakeTensorMode(allow_non_fake_inputs=True), _products(request.device)
+        with _quiet(), fake, unpacked(), products, _attention(request.device):
             numbers = block_numbers(model, skeleton.blocks if blocks is None else blocks)
             tracker = Tracker(request.device.granularity)
             for name, before, tensor in materialise(model):
@@ -244,6 +245,10 @@ def _quiet() -> Iterator[None]:
 
 def _attention(device: Device) -> AbstractContextManager[object]:
     return CudaAttention(device.flash) if device.cuda else nullcontext()
+
+
+def _products(device: Device) -> AbstractContextManager[object]:
+    return as_on_a_gpu() if device.cuda else nullcontext()
 
 
 def largest_fitting(peak: Callable[[int], int], room: int, known: int) -> int:

@@ -9,10 +9,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from neuroada.errors import ConfigError, NeuroAdaError
+from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.runs.methods import check_settings
-from neuroada.runs.near import near
 from neuroada.runs.schema import DATA, Recipe, section_of
+
+REPLACES = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
+"""Keys of which the one that is set later takes the place of the other."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,8 +97,11 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     beside = path.parent / f"{base}.yaml"
     merged = _read(beside if beside.is_file() else find_recipe(str(base)), (*above, path))
     for key, value in content.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merged[key] | value if both else value
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            replaced = {REPLACES[name] for name in value if name in REPLACES}
+            merged[key] = {name: kept for name, kept in merged[key].items() if name not in replaced} | value
+        else:
+            merged[key] = value
     return merged
 
 
@@ -116,6 +121,7 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"--set {key}", f"{name!r} is a value, not a section", "Set the value itself")
         content = inner
     content[last] = value
+    content.pop(REPLACES.get(last, ""), None)
 
 
 def _readable(error: ValidationError, asked: str) -> NeuroAdaError:

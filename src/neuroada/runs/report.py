@@ -28,10 +28,10 @@ def closing_pairs(summary: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("trained", share_text(summary["trainable_parameters"], summary["parameters"])),
         ("change their weight", _surviving_text(summary)),
         ("steps", f"{summary['steps']:,}"),
-        ("speed", _speed_text(summary["tokens_per_second"])),
+        ("speed", _speed_text(summary)),
         ("peak memory", f"{bytes_text(summary['peak_memory_bytes'])} ({summary['peak_memory_of']})"),
         ("held-out loss", f"{before:.4f} before, {after:.4f} after"),
-        ("held-out perplexity", f"{perplexity(before):.2f} before, {perplexity(after):.2f} after"),
+        _held_out_pair(summary),
         *_score_pairs(summary["scores_before"], summary["scores_after"]),
         ("saved", bytes_text(summary["adapter_bytes"])),
         ("merged equals adapted", _merge_text(summary["merge"])),
@@ -88,8 +88,20 @@ def _merge_text(merge: dict[str, Any] | None) -> str | None:
     return f"no, {difference_text(merge)}"
 
 
-def _speed_text(tokens_per_second: float | None) -> str:
-    return "unknown: every step was done before" if tokens_per_second is None else f"{tokens_per_second:,.0f} tokens/s"
+def _held_out_pair(summary: dict[str, Any]) -> tuple[str, str]:
+    """The score where the task has one, or else what the loss says."""
+    before, after = (summary.get(f"held_out_score_{when}") for when in ("before", "after"))
+    if before is not None and after is not None:
+        return "held-out score", f"{before:.3f} before, {after:.3f} after"
+    before, after = (perplexity(summary[f"held_out_loss_{when}"]) for when in ("before", "after"))
+    return "held-out perplexity", f"{before:.2f} before, {after:.2f} after"
+
+
+def _speed_text(summary: dict[str, Any]) -> str:
+    samples, tokens = summary["samples_per_second"], summary["tokens_per_second"]
+    if samples is None:
+        return "unknown: every step was done before"
+    return f"{samples:,.1f} samples/s" if tokens is None else f"{tokens:,.0f} tokens/s"
 
 
 def _surviving_text(summary: dict[str, Any]) -> str | None:

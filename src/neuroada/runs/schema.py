@@ -14,8 +14,8 @@ from pydantic import (
 )
 from transformers import SchedulerType
 
+from neuroada.errors import near
 from neuroada.runs.methods import METHODS
-from neuroada.runs.near import near
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -107,6 +107,33 @@ class GlueData(_Samples):
     max_length: PositiveInt = 128
 
 
+class ImagesData(_Samples):
+    """Pictures in folders named after their classes, by a classification head.
+
+    name: of a set in `data_dir` or on the hub. folder: of your own set, in their place. label: the hub set's column of
+    class names, where it has several. size: height and width that the model gets, none for its processor's own.
+    held_out_records: at most, of each set's pictures for model selection. strict: refuse pictures that cannot be
+    decoded, instead of leaving them out. augment: crop and mirror at random while training.
+    """
+
+    task: Literal["images"]
+    name: str | None = None
+    folder: Path | None = None
+    label: str | None = None
+    size: PositiveInt | None = None
+    held_out_records: PositiveInt = 500
+    strict: bool = False
+    augment: bool = True
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.name is None) == (self.folder is None):
+            raise ValueError("give either name or folder")
+        if self.folder is not None and self.data_dir is not None:
+            raise ValueError("folder and data_dir are both given; give one of them")
+        return self
+
+
 DATA = {
     "text": TextData,
     "instruct": InstructData,
@@ -115,10 +142,11 @@ DATA = {
     "gsm8k": ArithmeticData,
     "metamath": ArithmeticData,
     "glue": GlueData,
+    "images": ImagesData,
 }
 """By task. A recipe's `data` section is one of them."""
 
-AnyData = TextData | InstructData | CommonsenseData | ArithmeticData | GlueData
+AnyData = TextData | InstructData | CommonsenseData | ArithmeticData | GlueData | ImagesData
 
 
 class EvaluationSection(Section):
@@ -150,6 +178,7 @@ class TrainingSection(Section):
     per_device_eval_batch_size: PositiveInt = 1
     gradient_accumulation_steps: PositiveInt = 1
     gradient_checkpointing: bool = False
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
     lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
     warmup_steps: NotNegative = 0
     weight_decay: NotNegative = 0.0
@@ -183,6 +212,7 @@ class Recipe(Section):
     ia3: Settings = {}
     prefix: Settings = {}
     bitfit: Settings = {}
+    probe: Settings = {}
     mask: Settings = {}
     full: Settings = {}
     training: TrainingSection

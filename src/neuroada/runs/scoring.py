@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from neuroada.layers import held
 from neuroada.runs.schema import EvaluationSection
@@ -18,10 +18,16 @@ from neuroada.tasks.classification import evaluate as score_classifier
 from neuroada.tasks.commonsense import COMMONSENSE
 from neuroada.tasks.generative import Example, Family, load_test
 from neuroada.tasks.generative import evaluate as score_generations
+from neuroada.tasks.image_files import Picture
+from neuroada.tasks.images import thumbnail
+from neuroada.tasks.pixels import ImageRows
 from neuroada.tasks.scores import Score, average
 
 FAMILIES = {family.name: family for family in (COMMONSENSE, ARITHMETIC, GSM8K, METAMATH)}
 SAMPLING = {"greedy": None, "published": PUBLISHED_SAMPLING}
+
+SHOWN = 40
+"""Pictures that a model took wrongly, and as many that it took rightly, whose thumbnails are kept: a choice."""
 
 Advance = Callable[[str, int], None]
 """Called with what is being scored and how many records are done since."""
@@ -55,8 +61,11 @@ class Tests(Protocol):
         """How many answers one scoring takes."""
         ...
 
-    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
-        """Answers of the model as it stands, scored; the model is left in the mode it was in."""
+    def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
+        """Answers of the model as it stands, scored; the model is left in the mode it was in.
+
+        processor: the tokenizer or image processor that goes with it.
+        """
         ...
 
 
@@ -84,14 +93,14 @@ class GenerativeTests:
         """Over all tests."""
         return sum(map(len, self.examples.values()))
 
-    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+    def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
         """One test after the other, then the averages whose tests are all there."""
         scores, answers = [], []
         with held(model):
             for name, examples in self.examples.items():
                 score, given = score_generations(
                     model,
-                    tokenizer,
+                    processor,
                     self.family,
                     name,
                     examples,
@@ -135,7 +144,7 @@ class ClassifierTest:
     """One test that a classification head answers."""
 
     task: Classification
-    test: Dataset
+    test: Dataset | ImageRows
     collator: Any
     batch_size: int
 
@@ -145,7 +154,7 @@ class ClassifierTest:
         return len(self.test)
 
     @torch.inference_mode()
-    def score(self, model: Any, tokenizer: PreTrainedTokenizerBase, advance: Advance) -> Scored:
+    def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
         """Logits of every record, in order."""
         device, training = next(model.parameters()).device, model.training
         model.eval()
@@ -153,7 +162,7 @@ class ClassifierTest:
         loader: Any = DataLoader(self.test, self.batch_size, collate_fn=self.collator)  # type: ignore[arg-type]
         with held(model):
             for batch in loader:
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                batch: Any = send_to_device(batch, device)
                 labels.append(batch.pop("labels"))
                 logits.append(model(**batch).logits.float())
                 advance(self.task.name, len(labels[-1]))
@@ -165,3 +174,34 @@ class ClassifierTest:
             for index, (answer, guess) in enumerate(zip(right.tolist(), predicted.tolist(), strict=True))
         ]
         return Scored([score_classifier(self.task, found, right)], answers)
+
+
+@dataclass(frozen=True)
+class ImageTest(ClassifierTest):
+    """One test of pictures. Its answers are names of classes, and some of them have a thumbnail, for a report."""
+
+    pictures: Sequence[Picture] = ()
+
+    def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
+        """As of any classifier."""
+        scored = super().score(model, processor, advance)
+        right = [answer["answer"] == answer["generated"] for answer in scored.answers]
+        shown = {place for kind in (True, False) for place in _spread([n for n, r in enumerate(right) if r is kind])}
+        answers = [
+            {
+                "test": self.task.name,
+                "source": picture.place,
+                "answer": self.task.labels[answer["answer"]],
+                "generated": self.task.labels[answer["generated"]],
+                "right": right[place],
+                **({"image": thumbnail(picture)} if place in shown else {}),
+            }
+            for place, (picture, answer) in enumerate(zip(self.pictures, scored.answers, strict=True))
+        ]
+        return Scored(scored.scores, answers)
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """At most SHOWN of them, evenly spaced."""
+    count = min(SHOWN, len(places))
+    return [places[number * len(places) // count] for number in range(count)]

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from neuroada.errors import ConfigError, MissingInputError
-from neuroada.runs.models import resolve_model
+from neuroada.runs.models import other_source, resolve_model
 
 _CLASSES: dict[TaskType, Any] = {
     TaskType.CAUSAL_LM: AutoModelForCausalLM,
@@ -46,11 +46,7 @@ def load_config(name: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
-        raise MissingInputError(
-            f"model {name}",
-            f"no usable config.json ({reason})",
-            "Check the name and the connection, or give a directory",
-        ) from error
+        raise MissingInputError(f"model {name}", f"no usable config.json ({reason})", other_source(name)) from error
 
 
 @dataclass(frozen=True)

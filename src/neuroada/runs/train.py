@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
@@ -24,23 +25,22 @@ from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
+from neuroada.runs.looks import Looks
 from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.schema import Recipe
+from neuroada.runs.sharding import gathered, is_sharded
 from neuroada.runs.trackers import check_trackers, trackers
 from neuroada.tasks.classification import parameter_groups
-
-HELD_OUT = ("loss", "score")
-"""What evaluations of the held-out part give; the score where the task has one for it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model as its method trains it, and its data, ready for Trainer."""
+    """A model as its method trains it, and its data, ready for Trainer. processor: as of a `LoadedModel`."""
 
     trainee: Trainee
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     model_source: str
     source: Source
     data: Data
@@ -71,7 +71,7 @@ def train(
         NeuroAdaError: an input is missing or cannot be meant; the run folder is then untouched.
         MergeError: merging changed outputs although the method promises that it does not.
     """
-    began, processes = time.perf_counter(), PartialState()
+    began, processes = time.perf_counter(), PartialState(cpu=not torch.accelerator.is_available())
     leads = processes.is_main_process
     console = console if leads else Console(quiet=True)
     folder, resolved = RunFolder(output, writes=leads), to_yaml(recipe)
@@ -81,7 +81,7 @@ def train(
         folder.check_fresh()
     check_trackers(recipe.training.report_to, folder)
     prepared = prepare(recipe, console)
-    if not score_tests:
+    if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
     arguments = trainer_arguments(recipe, folder, prepared.data)
     report.print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
@@ -89,11 +89,15 @@ def train(
         console.print("\nDry run: nothing was trained or written.")
         return None
     if not resume:
-        folder.create(resolved, environment(arguments.device, recipe.seed))
-    trained = _fit(recipe, prepared, arguments, folder, console, callbacks)
+        labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
+        folder.create(resolved, environment(arguments.device, recipe.seed) | labels)
+        for each in prepared.data.left_out:
+            folder.record("left out", place=each.place, reason=each.reason)
+    trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
     if leads:
-        _save(recipe, prepared, folder)
-    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, METHODS[recipe.method].merges)
+        _save(recipe, prepared, folder, state)
+    merges = METHODS[recipe.method].merges and not is_sharded()
+    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, merges)
     memory, memory_of = peak_memory(arguments.device)
     processes.wait_for_everyone()
     saved = folder.trained(recipe.method)
@@ -112,24 +116,27 @@ def train(
     return summary
 
 
-def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> None:
-    """The adapter, or the whole model with its tokeniser where base weights were trained."""
+def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder, state: dict[str, torch.Tensor] | None) -> None:
+    """The adapter, or the whole model with what prepares its input where base weights were trained.
+
+    state: of a sharded model.
+    """
     with whole_folder(folder.trained(recipe.method)) as beside:
-        prepared.model.save_pretrained(str(beside))
+        prepared.model.save_pretrained(str(beside), state_dict=state)
         if recipe.method not in ADAPTERS:
-            prepared.tokenizer.save_pretrained(str(beside))
+            prepared.processor.save_pretrained(str(beside))
 
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
-    """Read the data, then load the model, tokenise, and wrap the model with the method."""
+    """Read the data, then load the model, encode the data for it, and wrap the model with the method."""
     source = open_data(recipe)
     transformers.set_seed(recipe.seed)  # a new head is random
     loaded = load_model(recipe.model.name, recipe.model.dtype, console, source.head)
-    data = source.encode(loaded.tokenizer)
+    data = source.encode(loaded.processor, loaded.model)
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
         trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
-    return Prepared(trainee, loaded.tokenizer, loaded.source, source, data)
+    return Prepared(trainee, loaded.processor, loaded.source, source, data)
 
 
 def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> TrainingArguments:
@@ -146,9 +153,11 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         save_total_limit=1,
         label_names=["labels"],
         prediction_loss_only=data.metric is None,
+        eval_on_start=PartialState().num_processes > 1,  # after an evaluation Trainer replicates and shards no more
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",  # trackers are callbacks of the run's
+        use_cpu=not torch.accelerator.is_available(),  # or else each of several processes would train alone
         **fields,
     )
     arguments.max_steps = _steps(recipe, len(data.train), arguments.world_size)
@@ -172,7 +181,8 @@ def _fit(
     folder: RunFolder,
     console: Console,
     callbacks: Sequence[TrainerCallback],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, torch.Tensor] | None]:
+    """What the summary says of the training, and the state of a sharded model."""
     records, data, training = Records(folder), prepared.data, recipe.training
     checkpoint = folder.last_checkpoint()
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -189,65 +199,38 @@ def _fit(
             eval_dataset=data.held_out,
             compute_metrics=data.metric,
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
-            callbacks=[Bars(progress), records, HoldSupports(context), *reporting, *callbacks],
+            callbacks=[Bars(progress), records, HoldSupports(context), *data.callbacks, *reporting, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
-
-        def look(when: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
-            return _look(when, recipe, prepared, trainer, folder, progress)
-
-        before = look("before")
+        looks = Looks(prepared, trainer, folder, progress)
+        if not arguments.eval_on_start:
+            looks.held_out("before")
+        scores_before = looks.tests("before") if recipe.evaluation.before else []
         folder.rewind(done)
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
             _restore(prepared.model, checkpoint)
-        after = look("after")
-    tokens = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps * data.tokens
-    return {
+        before, after = (looks.held_out(when) for when in ("before", "after"))
+        scores_after = looks.tests("after")
+        state = gathered(trainer)
+    samples = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps
+    speed = samples / records.seconds if records.steps else None
+    summary = {
         "method": recipe.method,
         "trainable_parameters": prepared.trainee.trained,
         "surviving_deltas": surviving_deltas(prepared.model),
         "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
         "steps": max(done, trainer.state.global_step),
         "training_seconds": records.seconds,
-        "tokens_per_second": tokens / records.seconds if records.steps else None,
-        **{f"held_out_{name}_before": value for name, value in before[0].items()},
-        **{f"held_out_{name}_after": value for name, value in after[0].items()},
-        "scores_before": before[1],
-        "scores_after": after[1],
+        "samples_per_second": speed,
+        "tokens_per_second": speed and data.tokens and speed * data.tokens,
+        **{f"held_out_{name}_before": value for name, value in before.items()},
+        **{f"held_out_{name}_after": value for name, value in after.items()},
+        "scores_before": scores_before,
+        "scores_after": scores_after,
     }
-
-
-def _look(
-    when: str, recipe: Recipe, prepared: Prepared, trainer: Trainer, folder: RunFolder, progress: Any
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Held-out loss (and score) and the scores of the tests, as recorded earlier in the run or found now.
-
-    With several processes the first one scores the tests, and the others wait for it.
-    """
-    recorded = [record for record in folder.records("evaluate") if record["when"] == when]
-    scores = [record["scores"] for record in folder.records("scores") if record["when"] == when]
-    PartialState().wait_for_everyone()
-    if not recorded:
-        found: dict[str, Any] = {n.removeprefix("eval_"): value for n, value in trainer.evaluate().items()}
-        found["score"] = found.get(prepared.data.metric_name or "")
-        recorded = [{name: found[name] for name in HELD_OUT if found.get(name) is not None}]
-        folder.record("evaluate", when=when, **recorded[0])
-    held_out = {name: recorded[0][name] for name in HELD_OUT if name in recorded[0]}
-    tests = prepared.data.tests
-    if tests is None or (when == "before" and not recipe.evaluation.before):
-        return held_out, []
-    if not scores and folder.writes:
-        bar = progress.add_task("Tests", total=tests.records, loss="")
-        scored = tests.score(
-            prepared.model, prepared.tokenizer, lambda test, done: progress.update(bar, advance=done, loss=test)
-        )
-        folder.write_answers(when, scored.answers)
-        folder.record("scores", when=when, scores=scored.plain())
-        scores = [scored.plain()]
-    PartialState().wait_for_everyone()
-    return held_out, scores[0] if scores else []
+    return summary, state
 
 
 def _restore(model: nn.Module, checkpoint: Path) -> None:
@@ -264,7 +247,8 @@ def _compare_merged(prepared: Prepared, rows: int, merges: bool) -> dict[str, An
         return None
     model, held_out = prepared.model, prepared.data.held_out
     batch = prepared.data.collator([held_out[row] for row in range(min(rows, len(held_out)))])
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "logits_to_keep")}
+    inputs = send_to_device(inputs, model.device)
     model.eval()
     adapted = model(**inputs).logits
     merged = model.merge_and_unload()(**inputs).logits

@@ -6,9 +6,8 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
 
-from neuroada.errors import ConfigError, MissingInputError
+from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.runs.data import head_of
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.methods import ADAPTERS, METHODS
@@ -19,10 +18,10 @@ from neuroada.runs.schema import Recipe
 
 @dataclass(frozen=True)
 class Trained:
-    """A model to use, in evaluation mode; its recipe where it came from a run folder."""
+    """A model in evaluation mode, with the processor of a `LoadedModel`; its recipe where it came from a run folder."""
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     recipe: Recipe | None = None
 
 
@@ -42,9 +41,12 @@ def load_trained(target: str, dtype: str = "bfloat16", console: Console | None =
         if config.base_model_name_or_path is None:
             raise MissingInputError(f"adapter {path}", "it does not name its base model", "Name a run folder instead")
         loaded = load_model(config.base_model_name_or_path, dtype, console)
-        return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.tokenizer)
+        return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.processor)
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
+        raise MissingInputError(f"run {target}", "no such folder", near(path.name, beside))
     loaded = load_model(target, dtype, console)
-    return Trained(loaded.model.eval(), loaded.tokenizer)
+    return Trained(loaded.model.eval(), loaded.processor)
 
 
 def _of_run(folder: RunFolder, console: Console | None) -> Trained:
@@ -53,16 +55,16 @@ def _of_run(folder: RunFolder, console: Console | None) -> Trained:
     if not saved.is_dir():
         found = f"no {saved.name} in it: the run is not complete"
         raise MissingInputError(f"run {folder.path}", found, f"neuroada train --resume --output {folder.path}")
-    head = head_of(recipe)
+    head = head_of(recipe, folder.read_labels() if recipe.data.task == "images" else ())
     if recipe.method not in ADAPTERS:
         loaded = load_model(str(saved), recipe.model.dtype, console, head)
-        return Trained(loaded.model.eval(), loaded.tokenizer, recipe)
+        return Trained(loaded.model.eval(), loaded.processor, recipe)
     loaded = load_model(recipe.model.name, recipe.model.dtype, console, head)
-    return Trained(PeftModel.from_pretrained(loaded.model, str(saved)).eval(), loaded.tokenizer, recipe)
+    return Trained(PeftModel.from_pretrained(loaded.model, str(saved)).eval(), loaded.processor, recipe)
 
 
 def merge(target: str, output: Path, console: Console) -> None:
-    """Write the merged model of a run or an adapter to a new folder, with its tokeniser, as safetensors.
+    """Write the merged model of a run or an adapter to a new folder, as safetensors, with what prepares its input.
 
     Raises:
         ConfigError: the method cannot be merged, or `output` is not empty.
@@ -77,4 +79,4 @@ def merge(target: str, output: Path, console: Console) -> None:
         raise ConfigError(f"merging {target}", f"{trained.recipe.method} cannot be merged", "Use the adapter")
     with console.status("Merging"), whole_folder(output) as beside:
         trained.model.merge_and_unload().save_pretrained(str(beside))
-        trained.tokenizer.save_pretrained(str(beside))
+        trained.processor.save_pretrained(str(beside))

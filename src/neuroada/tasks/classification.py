@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,24 +96,44 @@ def evaluate(task: Classification, logits: Any, labels: Any, seed: int = 0) -> S
     return score(task.name, task.metric, predictions, np.asarray(labels).tolist(), seed)
 
 
+def stratified(labels: Sequence[Any], count: int, seed: int) -> list[int]:
+    """`count` places at random, ascending, with the whole's share of each label, to within one record.
+
+    It is a systematic sample: every (n / count)-th place of a shuffled list that is then sorted by label.
+    """
+    order = random.Random(seed).sample(range(len(labels)), len(labels))
+    order.sort(key=lambda place: labels[place])
+    return sorted(order[number * len(order) // count] for number in range(count))
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules of a classifier that have parameters and are outside its body.
+
+    Raises:
+        ConfigError: the model does not say where its body ends.
+    """
+    body = getattr(model, "base_model_prefix", "")
+    children = dict(model.named_children())
+    if body not in children:
+        raise ConfigError(
+            "parameters of the classification head",
+            f"{type(model).__name__} does not say which part is its body (base_model_prefix)",
+            "Use a model of AutoModelForSequenceClassification or AutoModelForImageClassification",
+        )
+    return [name for name, child in children.items() if name != body and any(True for _ in child.parameters())]
+
+
 def head_parameters(model: nn.Module) -> list[str]:
     """Names of the trainable parameters outside the body of a classifier, those of adapter layers left out.
 
-    PEFT trains a copy of the modules called "classifier" or "score" beside an adapter with task_type="SEQ_CLS".
+    PEFT trains a copy of the modules called "classifier" or "score" beside an adapter with task_type="SEQ_CLS", and of
+    those in modules_to_save.
 
     Raises:
         ConfigError: the model does not say where its body ends.
     """
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    body = getattr(inner, "base_model_prefix", "")
-    children = dict(inner.named_children())
-    if body not in children:
-        raise ConfigError(
-            "parameters of the classification head",
-            f"{type(inner).__name__} does not say which part is its body (base_model_prefix)",
-            "Use a model of AutoModelForSequenceClassification or AutoModelForImageClassification",
-        )
-    heads = _parameter_ids(child for name, child in children.items() if name != body)
+    heads = _parameter_ids(inner.get_submodule(name) for name in head_modules(inner))
     heads -= _parameter_ids(module for module in model.modules() if isinstance(module, BaseTunerLayer))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) in heads]
 

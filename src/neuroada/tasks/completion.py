@@ -1,11 +1,13 @@
 """Prompts and targets as tokens: training sees the prompt's tokens that generation will see, and learns the target."""
 
-from collections.abc import Callable, Sequence
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError
 
@@ -92,6 +94,38 @@ def encode(
     if not kept:
         raise ConfigError(f"samples of at most {max_length} tokens", str(report), "Raise the length")
     return datasets.concatenate_datasets(parts), report
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, model: Any, virtual_tokens: bool = False) -> DataCollatorForSeq2Seq:
+    """What makes batches of encoded rows for `model`, which may get virtual tokens before them.
+
+    A tokeniser without a padding token pads with another; labels and mask hide it.
+    """
+    padding = copy.deepcopy(tokenizer)
+    if padding.pad_token_id is None:
+        padding.pad_token = padding.unk_token or padding.eos_token
+    taken = inspect.signature((model.get_base_model() if hasattr(model, "peft_config") else model).forward).parameters
+    if virtual_tokens or not {"position_ids", "logits_to_keep"} <= set(taken):
+        return DataCollatorForSeq2Seq(padding)
+    padding.padding_side = "left"
+    return CompletionCollator(padding)
+
+
+class CompletionCollator(DataCollatorForSeq2Seq):
+    """Batches that end together, so that the model computes logits for their last tokens alone.
+
+    A batch of B rows, the longest of T tokens, has `input_ids`, `attention_mask` and `position_ids` [B, T], padded on
+    the left, `labels` [B, N] and `logits_to_keep` = N: the tokens from before the first label of any row.
+    """
+
+    def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> Any:
+        """The batch."""
+        batch: Any = super().__call__(features, return_tensors)
+        positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        labels = batch["labels"].masked_fill(positions == 0, IGNORED)  # nothing comes before a row's first token
+        labelled = (labels != IGNORED).any(dim=0).int()
+        kept = len(labelled) - int(labelled.argmax()) + 1
+        return {**batch, "labels": labels[:, -kept:], "position_ids": positions, "logits_to_keep": kept}
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

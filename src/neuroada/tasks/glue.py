@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any, Literal
 from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
-from neuroada.errors import ConfigError, MissingInputError
-from neuroada.tasks.classification import Classification
+from neuroada.errors import ConfigError, MissingInputError, near
+from neuroada.tasks.classification import Classification, stratified
 from neuroada.tasks.records import find_place, load_records
 
 HUB = "nyu-mll/glue"
@@ -95,9 +94,7 @@ def glue_task(name: str) -> GlueTask:
     """
     if name in TASKS:
         return TASKS[name]
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"GLUE set {name!r}", "no such set", f"{hint}Known: {', '.join(TASKS)}")
+    raise ConfigError(f"GLUE set {name!r}", "no such set", near(name, TASKS))
 
 
 def load_glue(name: str, data_dir: Path | None, seed: int = SEED, train_records: int | None = None) -> GlueData:
@@ -130,16 +127,10 @@ def halves(records: Sequence[dict[str, Any]], seed: int) -> tuple[list[dict[str,
 
 
 def subset(records: Sequence[dict[str, Any]], count: int | None, seed: int) -> list[dict[str, Any]]:
-    """`count` records at random with the whole's share of each label, to within one record; in their old order.
-
-    It is a systematic sample: every (n / count)-th record of a shuffled list that is then sorted by label.
-    """
+    """`count` records at random with the whole's share of each label, to within one record; in their old order."""
     if count is None:
         return list(records)
-    order = random.Random(seed).sample(range(len(records)), len(records))
-    order.sort(key=lambda index: records[index]["label"])
-    chosen = sorted(order[position * len(order) // count] for position in range(count))
-    return [records[index] for index in chosen]
+    return [records[place] for place in stratified([record["label"] for record in records], count, seed)]
 
 
 def encode(records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

@@ -24,6 +24,7 @@ from neuroada.layers import AdapterLayer
 from neuroada.layers.base_layer import require_supported, storage_uses
 from neuroada.selection import require_finite
 from neuroada.tuners.files import AdapterFile
+from neuroada.tuners.processes import has_weights
 
 
 class AdapterModel(BaseTuner):
@@ -49,7 +50,7 @@ class AdapterModel(BaseTuner):
         for name, module in targets.items():
             weight = self._require_adaptable(module, name)
             dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
-            if dense and not peft_config.inference_mode:
+            if dense and has_weights() and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
         self._check_targets(peft_config, targets)
 

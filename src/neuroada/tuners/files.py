@@ -17,6 +17,7 @@ from neuroada.errors import AdapterFileError
 from neuroada.layers import AdapterLayer
 from neuroada.ops.sparse_delta import Support
 from neuroada.tuners import fingerprint
+from neuroada.tuners.processes import has_weights
 
 PEFT_PREFIX = "base_model.model."
 Entry = dict[str, Tensor]
@@ -104,7 +105,7 @@ class AdapterFile(ABC):
             found = self.complaint(layers[name], adapter_name, entry)
             if found is not None:
                 raise self._refuse(name, layers[name], found)
-        if config.verify_base:
+        if config.verify_base and has_weights():
             self._verify_base(entries, layers, state_dict.get(self.fingerprints, torch.empty(0)))
         for name, entry in entries.items():
             self.make_room(layers[name], adapter_name, entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
@@ -13,8 +13,13 @@ from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.base_layer import quantization_backend
 from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
+from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel
+from neuroada.tuners.files import PEFT_PREFIX
 from neuroada.tuners.neuroada_file import NeuroAdaFile
+
+NAMED = 3
+"""As many layers are named in a warning about several."""
 
 
 class NeuroAdaModel(AdapterModel):
@@ -23,6 +28,16 @@ class NeuroAdaModel(AdapterModel):
     prefix = "neuroada_"
     tuner_layer_cls = NeuroAdaLinear
     file = NeuroAdaFile()
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Names, in the PeftModel, of what DistributedDataParallel must not send: it asks for just this attribute."""
+        return [f"{PEFT_PREFIX}{name}" for name in processes.index_names(self.model)]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The adapted model's own; replicas in several processes compare their supports the first time."""
+        processes.compare_once(self.model)
+        return super().forward(*args, **kwargs)
 
     def _check_targets(self, peft_config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
         clamped = []
@@ -38,7 +53,8 @@ class NeuroAdaModel(AdapterModel):
         if clamped:
             warnings.warn(
                 f"k={peft_config.k} is more than these weights have inputs, so all of their inputs are used: "
-                + ", ".join(clamped),
+                + ", ".join(clamped[:NAMED])
+                + (f" and {len(clamped) - NAMED} more" if len(clamped) > NAMED else ""),
                 stacklevel=2,
             )
 
@@ -46,3 +62,4 @@ class NeuroAdaModel(AdapterModel):
         """Add an adapter, and note which layers share an input."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         group_siblings(model, NeuroAdaLinear)
+        processes.share_indices(cast("list[NeuroAdaLinear]", self._adapted_layers()), adapter_name)

@@ -32,7 +32,8 @@ class NeuroAdaFile(AdapterFile):
     def entry(self, layer: NeuroAdaLinear, adapter_name: str, state: Entry) -> Entry:
         """Indices in the smallest type that holds them."""
         own = {DELTAS: layer.neuroada_deltas[adapter_name].detach(), INDICES: layer.neuroada_indices[adapter_name]}
-        entry = own | state
+        neurons = layer.neurons_of(adapter_name)
+        entry = own | ({} if neurons is None else {NEURONS: neurons}) | state
         entry[INDICES] = entry[INDICES].to(smallest_unsigned(layer.in_features))
         if NEURONS in entry:
             entry[NEURONS] = entry[NEURONS].to(smallest_unsigned(layer.out_features))
@@ -49,6 +50,11 @@ class NeuroAdaFile(AdapterFile):
     def make_room(self, layer: NeuroAdaLinear, adapter_name: str, entry: Entry) -> None:
         """N and K may be others than the configuration gives."""
         layer.resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
+        for kind in {INDICES, NEURONS} & entry.keys():
+            container = getattr(layer, kind)
+            if not container.persistent:  # what state dicts leave out, `load_state_dict` leaves out too
+                own = container[adapter_name]
+                container[adapter_name] = entry[kind].to("cpu" if own.is_meta else own.device, torch.int32)
 
     def complaint(self, layer: NeuroAdaLinear, adapter_name: str, entry: Entry) -> str | None:
         """Anything that the operation could not compute with."""

@@ -67,11 +67,12 @@ class Cell:
     y: float
     strength: float
     title: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Layers downwards, projections to the right."""
+    """Layers downwards, projections to the right, or what else `by` says."""
 
     title: str
     cells: list[Cell]
@@ -83,6 +84,7 @@ class HeatMap:
     bottom: float
     height: float
     ends: tuple[str, str]
+    by: str = "layer and projection"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,16 @@ CHANGES = (
 PER_KIND = 4
 """Examples of each test and change in a page: a choice, some hundred in all for eight tests."""
 
+PICTURES_PER_KIND = 12
+"""The same, where each example is a small picture."""
+
 LONGEST = 3000
 """Characters of a text that are shown: a choice, above the longest prompt of the published tasks."""
+
+LARGEST = 10_000
+"""Characters of a picture that is shown: some times what a run writes."""
+
+PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+=*")
 
 
 class Answer(Part):
@@ -31,6 +40,13 @@ class Answer(Part):
     prompt: str = ""
     source: str | None = None
     index: int | None = None
+    image: str | None = None
+
+    @property
+    def picture(self) -> str | None:
+        """A small image in a data URL, and nothing else that a run folder may have there."""
+        sound = self.image is not None and len(self.image) <= LARGEST and PICTURE.fullmatch(self.image)
+        return self.image if sound else None
 
     @property
     def is_right(self) -> bool | None:
@@ -50,6 +66,7 @@ class Example:
     before: str | None
     after: str | None
     change: str
+    image: str | None = None
 
     @property
     def given(self) -> str:
@@ -59,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """counts: of all records, by test and change. shown: at most PER_KIND of each of those."""
+    """counts: of all records, by test and change. shown: a few of each of those."""
 
     counts: dict[str, dict[str, int]]
     shown: list[Example]
@@ -92,7 +109,13 @@ def read_examples(run: Run) -> Examples | None:
     if not found:
         return None
     order = sorted(found, key=lambda key: (CHANGES.index(key[1]), list(counts).index(key[0])))
-    return Examples(counts, [example for key in order for example in spread(found[key], PER_KIND)])
+    return Examples(counts, [example for key in order for example in _shown(found[key])])
+
+
+def _shown(examples: Sequence[Example]) -> list[Example]:
+    """Of one kind: those with a picture, if there are such."""
+    pictures = [example for example in examples if example.image is not None]
+    return spread(pictures, PICTURES_PER_KIND) if pictures else spread(examples, PER_KIND)
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
@@ -126,6 +149,7 @@ def _example(test: str, place: str, before: Answer | None, after: Answer | None)
         before=None if before is None else clipped(str(before.generated)),
         after=None if after is None else clipped(str(after.generated)),
         change=_change(before, after),
+        image=next((each.picture for each in (after, before) if each is not None and each.picture), None),
     )
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from neuroada.report.html.beside import Beside, beside_published
 from neuroada.report.html.charts import Chart, Intervals
+from neuroada.report.html.classes import ClassView, class_views
 from neuroada.report.html.curves import curves, score_intervals
 from neuroada.report.html.deltas import read_deltas
 from neuroada.report.html.examples import CHANGES, Examples, read_examples
@@ -53,6 +54,7 @@ class Part:
     overview: Table | None
     scores: Table | None
     intervals: Intervals | None
+    classes: list[ClassView]
     beside: Beside | None
     curves: list[Chart]
     deltas: list[DeltaView]
@@ -103,6 +105,7 @@ def _part(name: str, title: str, runs: Sequence[Run]) -> Part:
         overview=overview(runs) if len(runs) > 1 else None,
         scores=score_table(runs),
         intervals=score_intervals(runs),
+        classes=class_views(runs),
         beside=beside_published(runs),
         curves=curves(runs),
         deltas=delta_views(runs, found),

@@ -15,7 +15,7 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.report.published import PUBLISHED_LABELS
 from neuroada.report.rows import SHOWN_SETTINGS
 
-LABELS = PUBLISHED_LABELS | {"ia3": "(IA)³"}
+LABELS = PUBLISHED_LABELS | {"ia3": "(IA)³", "probe": "linear probe"}
 SETTINGS_IN_LABEL = (*SHOWN_SETTINGS, "budget")
 
 
@@ -82,6 +82,7 @@ class Summary(Part):
     steps: int | None = None
     training_seconds: float | None = None
     seconds: float | None = None
+    samples_per_second: float | None = None
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     peak_memory_of: str = ""
@@ -154,7 +155,8 @@ class Run:
     @property
     def subject(self) -> str:
         """What it was trained for; runs with the same one can be set side by side."""
-        keys = {"glue": ("name",), "text": ("text", "data_dir"), "instruct": ("file", "dataset")}
+        own = {"instruct": ("file", "dataset"), "images": ("name", "folder")}
+        keys = {"glue": ("name",), "text": ("text", "data_dir"), **own}
         named = [str(self.data[key]) for key in keys.get(self.task, ()) if self.data.get(key)]
         return " ".join(["GLUE" if self.task == "glue" else self.task, *named])
 

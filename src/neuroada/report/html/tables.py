@@ -254,6 +254,12 @@ def _measured(name: str, text: Callable[[Any], str], detail: str = "") -> Callab
     return fact
 
 
+def _samples(run: Run) -> Cell | None:
+    """Where samples have no tokens."""
+    tokens = getattr(run.summary, "tokens_per_second", None)
+    return None if tokens is not None else _measured("samples_per_second", lambda value: f"{value:,.1f}")(run)
+
+
 def _merged(run: Run) -> Cell | None:
     merge = None if run.summary is None else run.summary.merge
     if merge is None:
@@ -275,6 +281,7 @@ FACTS: dict[str, Callable[[Run], Cell | None]] = {
     "trained": _trained,
     "training": _time,
     "tokens a second": _measured("tokens_per_second", lambda value: f"{value:,.0f}"),
+    "samples a second": _samples,
     "peak memory": _measured("peak_memory_bytes", bytes_text, "peak_memory_of"),
     "saved": _measured("adapter_bytes", bytes_text),
     "merged equals adapted": _merged,

@@ -45,7 +45,7 @@ class Objective:
     @classmethod
     def of(cls, recipe: Recipe) -> "Objective":
         """A score where Trainer's evaluations give one for the recipe's task."""
-        return cls("score" if recipe.data.task == "glue" else "loss")
+        return cls("score" if recipe.data.task in ("glue", "images") else "loss")
 
     @property
     def maximise(self) -> bool:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from neuroada.errors import ConfigError
+from neuroada.errors import ConfigError, near
 from neuroada.runs.methods import METHODS
-from neuroada.runs.near import near
 from neuroada.runs.recipe import load_recipe, parse_yaml
 from neuroada.runs.schema import Recipe, TrainingSection
 

@@ -1,0 +1,78 @@
+"""Records of finished runs: what was trained, what it cost, and what it scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuroada.errors import MissingInputError
+from neuroada.measure.machine import provenance_in
+from neuroada.measure.record import Measurement, Record, RecordedScore, Shape
+from neuroada.runs.folder import RunFolder
+from neuroada.runs.methods import METHODS
+from neuroada.runs.recipe import load_recipe
+from neuroada.runs.schema import Recipe
+
+
+def read_run(path: Path) -> Record:
+    """The record of a complete run, named after its folder.
+
+    Raises:
+        MissingInputError: there is no run in it, or it is not complete.
+    """
+    folder = RunFolder(path)
+    if not folder.recipe.is_file():
+        raise MissingInputError(f"run {path}", "there is no run in it", "Name the folder that `neuroada train` made")
+    if not folder.summary.is_file():
+        do = f"neuroada train --resume --output {path}"
+        raise MissingInputError(f"run {path}", "it is not complete", do)
+    recipe = load_recipe(folder.recipe)
+    fields = {
+        "kind": "run",
+        "method": METHODS[recipe.method].label,
+        "settings": recipe.settings,
+        "notes": {"run": path.resolve().name},
+    }
+    return run_record(folder, fields)
+
+
+def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
+    """Of a complete run, with where and when it was trained; `fields` are the record's others."""
+    summary = folder.read_summary()
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    counts = {
+        "trained_parameters": (summary["trainable_parameters"], "parameters"),
+        "parameters": (summary["parameters"], "parameters"),
+        "steps": (summary["steps"], "steps"),
+        "selection": (selection_value(summary), "x"),
+        "held_out_loss_before": (summary["held_out_loss_before"], "nats"),
+        "held_out_loss": (summary["held_out_loss_after"], "nats"),
+        "training_time": (summary["training_seconds"], "s"),
+        "peak_memory": (summary["peak_memory_bytes"], "bytes"),
+    }
+    return Record(
+        **provenance_in(environment),
+        **run_fields(load_recipe(folder.recipe)),
+        **fields,
+        measurements={name: Measurement.count(value, unit) for name, (value, unit) in counts.items()},
+        scores=[
+            RecordedScore(when=when, **score) for when in ("before", "after") for score in summary[f"scores_{when}"]
+        ],
+    )
+
+
+def run_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a `Record` that a recipe tells."""
+    return {
+        "shape": Shape(name=recipe.model.name, sizes={}),
+        "batch": recipe.training.per_device_train_batch_size,
+        "dtype": recipe.model.dtype,
+    }
+
+
+def selection_value(summary: Mapping[str, Any]) -> float:
+    """By which runs of one task are compared, larger is better: the held-out score, or else minus the held-out loss."""
+    score = summary.get("held_out_score_after")
+    return -summary["held_out_loss_after"] if score is None else score

@@ -1,0 +1,261 @@
+"""Where pictures come from: folders of class names, tar archives of the same, or a set of the hub."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import datasets
+
+from neuroada.errors import MissingInputError
+
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""Splits by the names that their folders and archives may have."""
+
+SUFFIXES = (".tar.gz", ".tgz", ".tar")
+
+MOST_BYTES = 4 * 2**30
+"""Of all files of an archive, which are kept in memory: a choice."""
+
+HUB = {"cifar10": "uoft-cs/cifar10"}
+"""Hub ids of sets that are known by a shorter name."""
+
+LAYOUT = "Lay files out as SPLIT/CLASS/FILE, with SPLIT train, validation (or val) or test"
+
+Open = Callable[[], BinaryIO | Path]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file that should be an image. place: what messages call it. label: its class. open: gives its content."""
+
+    place: str
+    label: str
+    open: Open
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures by split ("train", "validation", "test"), each with all labels, which are in the order of the head."""
+
+    source: str
+    labels: tuple[str, ...]
+    splits: dict[str, list[Picture]]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file or, without `open`, a folder. parts: of its name, from the split on."""
+
+    place: str
+    parts: tuple[str, ...]
+    open: Open | None
+
+
+def read_folder(path: Path) -> PictureSet:
+    """The set in a folder of `train/CLASS/FILE` and so on, or of archives such as `train.tar.gz` of the same, or in one
+    archive of all splits. Names that begin with a dot are passed over.
+
+    Nothing is unpacked on disk: an archive's files are read into memory, after their names and kinds are checked.
+
+    Raises:
+        MissingInputError: a split or class is missing or empty, something else lies between them, or an archive is
+            damaged or holds what it should not, such as a path that leads out of it.
+    """
+    if not path.exists():
+        raise MissingInputError(f"image set {path}", "no such folder or archive", LAYOUT)
+    try:
+        members = list(_in_archive(path) if path.is_file() else _in_folder(path))
+    except OSError as error:
+        if isinstance(error, MissingInputError):
+            raise
+        found = f"it cannot be read ({error.strerror or error})"
+        raise MissingInputError(f"image set {path}", found, "Give files that you may read") from error
+    found = _by_class(members)
+    splits = {
+        split: [picture for name in sorted(classes) for picture in sorted(classes[name], key=lambda each: each.place)]
+        for split, classes in found.items()
+    }
+    return _checked(str(path), tuple(sorted(found.get("train", ()))), splits)
+
+
+def read_hub(name: str, label: str | None = None) -> PictureSet:
+    """The set of a hub id, or of a name in HUB. label: its column of class names, where there are several such columns.
+
+    Raises:
+        MissingInputError: the hub does not give it, or it has no such columns or splits.
+    """
+    hub = HUB.get(name, name)
+    asked, give = f"image set hub:{hub}", "Give --data-dir with its folder in it"
+    if "/" not in hub:
+        found = f"it is not one that is known to be on the hub ({', '.join(HUB)}), and hub ids have a slash"
+        raise MissingInputError(f"image set {name}", found, f"{give}, or a hub id")
+    try:
+        found: Any = datasets.load_dataset(hub)
+    except Exception as error:  # the transport library, and with it its errors, varies by version of the hub's client
+        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+        raise MissingInputError(asked, f"the hub does not give it ({reason})", f"{give}, or connect") from error
+    parts = {SPLITS[split]: rows for split, rows in found.items() if split in SPLITS}
+    if not parts:
+        raise MissingInputError(asked, f"its splits are {', '.join(found)}", "Name a set with train and test")
+    features = next(iter(parts.values())).features
+    image = _column(asked, features, datasets.Image, None)
+    classes = _column(asked, features, datasets.ClassLabel, label)
+    names: list[str] = features[classes].names
+    splits = {split: _rows(f"hub:{hub}/{split}", rows, image, classes, names) for split, rows in parts.items()}
+    there = {picture.label for picture in splits.get("train", ())}
+    return _checked(f"hub:{hub}", tuple(name for name in names if name in there), splits)
+
+
+def _in_folder(path: Path) -> Iterator[_Member]:
+    """Of the folder's splits, each a folder or an archive; what else lies beside them is passed over."""
+    for name in SPLITS:
+        if (path / name).is_dir():
+            yield from _walk(path / name, (name,))
+        else:
+            archives = (path / f"{name}{suffix}" for suffix in SUFFIXES)
+            for archive in filter(Path.is_file, archives):
+                yield from _in_archive(archive, name)
+                break
+
+
+def _walk(folder: Path, parts: tuple[str, ...]) -> Iterator[_Member]:
+    """A split's folder, and the folders in it."""
+    for path in folder.iterdir():
+        if not path.name.startswith("."):
+            here = (*parts, path.name)
+            if path.is_dir():
+                yield _Member(str(path), here, None)
+                if len(here) == 2:
+                    yield from _walk(path, here)
+            elif path.is_file():
+                yield _Member(str(path), here, partial(Path, path))
+            else:
+                raise MissingInputError(str(path), "it is neither a file nor a folder", "Take it out")
+
+
+def _in_archive(path: Path, split: str | None = None) -> Iterator[_Member]:
+    """Of a tar archive of one split, or of all; each is checked before it is read.
+
+    gzip and tarfile report damage in errors of many kinds.
+    """
+    room, seen = MOST_BYTES, set()
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for info in archive:
+                place = f"{path}: {ascii(info.name)[1:-1]}"
+                parts = _sound_parts(info, place)
+                room -= info.size
+                if room < 0:
+                    found = f"its files are more than {MOST_BYTES:,} bytes"
+                    raise MissingInputError(f"archive {path}", found, "Unpack it, and give the folder")
+                if not parts or any(part.startswith(".") for part in parts):
+                    continue
+                if split is not None and parts[0] != split:
+                    raise MissingInputError(place, f"it is not in {split}/", f"Put {split}/CLASS/FILE into {path.name}")
+                if info.isdir():
+                    yield _Member(place, parts, None)
+                    continue
+                if parts in seen:
+                    raise MissingInputError(place, "the archive holds it twice", "Make the archive again")
+                seen.add(parts)
+                content = archive.extractfile(info)
+                assert content is not None
+                yield _Member(place, parts, partial(BytesIO, content.read()))
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MissingInputError(f"archive {path}", f"it is not a whole tar file ({reason})", "Copy it again") from error
+
+
+def _sound_parts(info: tarfile.TarInfo, place: str) -> tuple[str, ...]:
+    """Of the name of a plain file or folder, which must lie in the archive."""
+    name = PurePosixPath(info.name)
+    if name.is_absolute() or ".." in name.parts or "\\" in info.name:
+        raise MissingInputError(place, "its name leads out of the archive", "Make the archive again")
+    plain = info.isdir() or (info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse())
+    if not plain:
+        raise MissingInputError(place, "it is a link or a special file", "Make the archive again, of plain files")
+    return name.parts
+
+
+def _by_class(members: Iterable[_Member]) -> dict[str, dict[str, list[Picture]]]:
+    """Pictures by split and class."""
+    found: dict[str, dict[str, list[Picture]]] = {}
+    folders: dict[tuple[str, str], str] = {}
+    for member in members:
+        if not all(part.isprintable() for part in member.parts):
+            raise MissingInputError(ascii(member.place), "its name has characters that cannot be shown", "Rename it")
+        split = SPLITS.get(member.parts[0])
+        if split is None:
+            raise MissingInputError(member.place, f"no split is called {member.parts[0]!r}", LAYOUT)
+        classes = found.setdefault(split, {})
+        if len(member.parts) == 1 and member.open is None:
+            continue
+        if len(member.parts) == 2 and member.open is None:
+            classes.setdefault(member.parts[1], [])
+            folders[split, member.parts[1]] = member.place
+        elif len(member.parts) == 3 and member.open is not None:
+            classes.setdefault(member.parts[1], []).append(Picture(member.place, member.parts[1], member.open))
+        else:
+            kind = "a folder inside a class's folder" if member.open is None else "not in the folder of a class"
+            raise MissingInputError(member.place, f"it is {kind}", LAYOUT)
+    for (split, name), place in folders.items():
+        if not found[split][name]:
+            raise MissingInputError(f"class folder {place}", "there is no file in it", "Put images there, or remove it")
+    return found
+
+
+def _checked(source: str, labels: tuple[str, ...], splits: dict[str, list[Picture]]) -> PictureSet:
+    """The set, if it can train and test a classifier."""
+    asked = f"image set {source}"
+    if "train" not in splits:
+        raise MissingInputError(asked, "there is no train split in it", LAYOUT)
+    if len(splits) == 1:
+        raise MissingInputError(asked, "there is neither a validation nor a test split in it", LAYOUT)
+    if len(labels) < 2:
+        found = f"the only class of its train split is {labels[0]}" if labels else "its train split has no class"
+        raise MissingInputError(asked, found, "Give two classes or more")
+    for split, pictures in splits.items():
+        others = {picture.label for picture in pictures}
+        lacking, more = sorted(set(labels) - others), sorted(others - set(labels))
+        if lacking or more:
+            parts = [f"{split} lacks {', '.join(lacking)}"] if lacking else []
+            parts += [f"train lacks {', '.join(more)}"] if more else []
+            do = "Give all splits pictures of the same classes"
+            raise MissingInputError(asked, f"train and {split} have different classes: {'; '.join(parts)}", do)
+    return PictureSet(source, labels, splits)
+
+
+def _column(asked: str, features: Mapping[str, Any], kind: type, wanted: str | None) -> str:
+    """The one column of a kind, or the wanted one."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if wanted in found:
+        return wanted
+    if len(found) == 1 and wanted is None:
+        return found[0]
+    what = f"its columns of kind {kind.__name__} are {', '.join(found) or 'none'}"
+    raise MissingInputError(asked, what, "Name the column with data.label" if found else "Name another set")
+
+
+def _rows(place: str, rows: Any, image: str, classes: str, names: list[str]) -> list[Picture]:
+    plain = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    pictures = []
+    for number, label in enumerate(rows[classes]):
+        where = f"{place}, row {number + 1}"
+        if label is None or label < 0:
+            raise MissingInputError(where, "it has no label", "Name a set with labels in all its splits")
+        pictures.append(Picture(where, names[label], partial(_content, plain, image, number)))
+    return pictures
+
+
+def _content(rows: Any, column: str, number: int) -> BinaryIO | Path:
+    value = rows[number][column]
+    return BytesIO(value["bytes"]) if value["bytes"] is not None else Path(value["path"])

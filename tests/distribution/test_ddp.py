@@ -1,0 +1,67 @@
+"""Two processes with DistributedDataParallel train what one process trains."""
+
+import pytest
+
+from .checks import SMALL, TINY, adapter_is_whole, adapter_loads_and_merges, report, same_deltas, same_run, tolerance
+from .courses import deltas, distance, train
+from .launch import PROCESSES
+
+
+@pytest.fixture(params=[*SMALL, *TINY])
+def name(request, given) -> str:
+    """Of a course; those of SmolLM2 only where it is at hand."""
+    if request.param in SMALL:
+        request.getfixturevalue("smollm2")
+    return request.param
+
+
+def test_deltas_are_those_of_one_process(name, given, two_ddp, one_process):
+    assert report(two_ddp / name)["wrapped"]
+    same_deltas(two_ddp / name, given[name], *one_process(name))
+
+
+def test_saved_adapter_is_whole(name, two_ddp, one_process):
+    adapter_is_whole(two_ddp / name, one_process(name)[0])
+
+
+def test_saved_adapter_loads_and_merges(name, given, two_ddp):
+    adapter_loads_and_merges(two_ddp / name, given[name])
+
+
+def test_base_weights_are_the_pretrained_ones_after_it(name, two_ddp):
+    assert report(two_ddp / name)["changed"] == []
+
+
+def test_supports_stay_held_and_current_all_along(name, given, two_ddp):
+    held_and_never_lifted = [True, 0]
+    assert report(two_ddp / name)["held"] == [[held_and_never_lifted] * given[name].steps] * PROCESSES
+
+
+def test_layers_that_share_an_input_unite_their_columns_once(name, two_ddp):
+    once = [1]
+    assert report(two_ddp / name)["unions"] == [once] * PROCESSES
+
+
+def test_half_of_the_batch_is_noticed(given, two_ddp, one_process, tmp_path):
+    train(given["tiny"], tmp_path, per_device_train_batch_size=2)
+    assert distance(deltas(two_ddp / "tiny"), deltas(tmp_path)) > 10 * tolerance(*one_process("tiny"))
+
+
+def test_a_recipe_is_trained_once(two_ddp, one_run):
+    assert same_run(two_ddp / "recipe" / "run", one_run)["merge"]["equal"]
+
+
+def test_a_loop_of_ones_own_with_plain_replicas(given, two_ddp, one_loop):
+    found = report(two_ddp / "bare")
+    assert found["sent"] == 0, "indices never change"
+    assert found["unions"] == [[1]] * PROCESSES
+    same_deltas(two_ddp / "bare", given["tiny"], *one_loop)
+
+
+def test_processes_that_chose_differently_all_say_so(two_ddp):
+    messages = report(two_ddp / "other")["messages"]
+    assert len(messages) == PROCESSES
+    for message in messages:
+        assert message.startswith("Training in several processes: they chose other inputs for 8 of 8 weights, such as")
+        assert "model.layers.0.self_attn.q_proj" in message
+        assert "set the same seed before layers are initialised anew" in message

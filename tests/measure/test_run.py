@@ -1,0 +1,57 @@
+"""Records of finished runs."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from neuroada.errors import MissingInputError
+from neuroada.measure.record import Record
+from neuroada.measure.run import read_run
+from neuroada.runs.environment import environment
+from neuroada.runs.recipe import load_recipe
+from neuroada.runs.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir, tmp_path_factory):
+    """Folder of a short run."""
+    folder = tmp_path_factory.mktemp("run")
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    content = {
+        "model": {"name": str(tiny_model_dir), "dtype": "float32"},
+        "data": {"text": str(text), "block_length": 32, "held_out_blocks": 2},
+        "method": "neuroada",
+        "neuroada": {"k": 2},
+        "training": {"max_steps": 2, "learning_rate": 0.01},
+        "seed": 3,
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    train(load_recipe(folder / "mine.yaml"), folder / "first", Console(quiet=True))
+    return folder / "first"
+
+
+def test_it_says_what_the_run_folder_says(trained):
+    record = read_run(trained)
+    summary = json.loads((trained / "summary.json").read_text())
+    found = environment(torch.device("cpu"), 3)
+    assert (record.kind, record.method, record.settings) == ("run", "NeuroAda", {"k": 2})
+    assert (record.seed, record.notes["run"]) == (3, "first")
+    assert record.machine.cpu == found["cpu"]
+    assert record.machine.instructions == found["instructions"]
+    assert record.created == json.loads((trained / "environment.json").read_text())["created"]
+    assert record.measurements["steps"].p50 == 2
+    assert record.measurements["held_out_loss"].p50 == summary["held_out_loss_after"]
+    assert record.measurements["selection"].p50 == -summary["held_out_loss_after"]
+    assert Record.model_validate_json(record.model_dump_json(exclude_defaults=True)) == record
+
+
+def test_a_folder_without_a_run_and_one_that_is_not_complete(trained, tmp_path):
+    with pytest.raises(MissingInputError, match="there is no run in it"):
+        read_run(tmp_path)
+    (tmp_path / "recipe.yaml").write_bytes((trained / "recipe.yaml").read_bytes())
+    with pytest.raises(MissingInputError, match=r"it is not complete. neuroada train --resume --output"):
+        read_run(tmp_path)
