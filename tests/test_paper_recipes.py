@@ -73,6 +73,82 @@ def test_glue_recipe_says_what_was_published(name: str, task: str, k: int):
     assert recipe.training.load_best_model_at_end
 
 
+NEAT = [
+    (each, chosen) for each in published().settings if each.source == "NEAT paper" for chosen in (each.chosen or [None])
+]
+MODULES = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "up": "up_proj", "down": "down_proj"}
+"""Of Llama and ViT, by what the paper calls them."""
+
+
+def neat_recipe(source, chosen) -> str:
+    """The name of the recipe with these published settings."""
+    model = model_key(source.model)
+    if source.family == "glue":
+        return f"{model}-{chosen.where['task']}-neat-{source.fixed['variant'].lower()}"
+    if source.family == "images":
+        kind = {"Table 8": "sine"}.get(source.table, {7: "qv", 2: "qv-mlp"}[source.fixed["r"]])
+        return f"{model}-{chosen.where['task'].replace('_', '-')}-neat-{kind}"
+    return f"{model}-{ {'arithmetic': 'metamath'}.get(source.family, source.family) }-neat"
+
+
+@pytest.mark.parametrize(("source", "chosen"), NEAT, ids=[neat_recipe(*each) for each in NEAT])
+def test_recipe_has_the_settings_of_the_neat_paper(source, chosen):
+    recipe = load_recipe(bundled_recipes()[neat_recipe(source, chosen)])
+    training, neat = recipe.training, recipe.neat
+    wanted = {**source.fixed, **({} if chosen is None else chosen.values)}
+    found = {
+        "optimizer": "AdamW",
+        "variant": wanted.get("variant"),
+        "alpha": neat["scaling"] * neat["r"],
+        "lr_scheduler_type": training.lr_scheduler_type.value,
+        "batch_size": training.per_device_train_batch_size,
+        "max_length": getattr(recipe.data, "max_length", None),
+        "max_new_tokens": 32,
+        "max_new_tokens_gsm8k": METAMATH.tests["gsm8k"].max_new_tokens or METAMATH.max_new_tokens,
+        "max_new_tokens_MATH": METAMATH.tests["MATH"].max_new_tokens or METAMATH.max_new_tokens,
+        "seed": recipe.seed,
+        **{
+            name: getattr(training, name, None) for name in wanted if "rate" in name or name.startswith(("num", "warm"))
+        },
+        "weight_decay": training.weight_decay,
+        **{name: neat.get(name) for name in ("r", "scaling", "activation", "dropout", "layers_to_transform")},
+        "target_modules": neat["target_modules"],
+    }
+    modules = {**MODULES, "mlp": "fc1"}
+    renamed = [modules[name] for name in wanted.get("target_modules", ())]
+    if "fc1" in renamed:
+        renamed.append("fc2")
+    expected = wanted | ({"target_modules": renamed} if renamed else {})
+    assert {name: found[name] for name in expected} == expected
+    assert recipe.method == "neat"
+
+
+@pytest.mark.parametrize(("source", "chosen"), NEAT, ids=[neat_recipe(*each) for each in NEAT])
+def test_neat_recipe_says_what_was_published(source, chosen):
+    name = neat_recipe(source, chosen)
+    rows = {
+        (table.table, tuple(sorted(row.settings.items()))): row
+        for table, row in find(source.model, source.family, "neat")
+    }
+    if name.endswith("qv-mlp"):
+        assert "Figure 3" in bundled_recipes()[name].read_text()
+        return
+    settings = {key: source.fixed[key] for key in ("variant", "r", "activation") if key in source.fixed}
+    (row,) = [
+        row
+        for (table, key), row in rows.items()
+        if dict(key) == settings and table in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5")
+    ]
+    if source.family == "arithmetic":
+        numbers = set(row.scores.values())
+    elif chosen is None:
+        numbers = {row.average}
+    else:
+        numbers = {row.scores[chosen.where["task"]]}
+    text = next(line for line in bundled_recipes()[name].read_text().splitlines() if line.startswith("# Reaches:"))
+    assert {float(number) for number in re.findall(r"(?<![\d.])\d\d\.\d+", text)} == numbers
+
+
 def test_published_tasks_are_those_that_can_be_scored():
     assert set(TASKS["commonsense"]) == set(FAMILIES["commonsense"].tests)
     assert set(TASKS["arithmetic"]) == set(FAMILIES["arithmetic"].tests) - {"mathqa"} | set(METAMATH.tests)
@@ -109,7 +185,9 @@ def test_every_key_of_a_recipe_is_on_the_page():
 @pytest.mark.parametrize("page", ["recipes.md", "from-the-published-code.md"])
 def test_recipes_and_files_on_a_page_are_there(page: str):
     text = (DOCS / page).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:neuroada train |`)((?:llama|roberta|smollm2|minilm)-[a-z0-9-]+-[a-z0-9]+)", text))
+    named = set(
+        re.findall(r"(?:neuroada train |`)((?:llama|roberta|smollm2|minilm|dinov2|vit)-[a-z0-9-]+-[a-z0-9]+)", text)
+    )
     models = set(MODELS) | {"smollm2-135m-instruct"}
     assert named - models <= set(bundled_recipes())
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)

@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from neuroada.tasks import glue
+from neuroada.tasks.image_files import HUB
 from pictures import write_dinov2, write_set
 
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]
@@ -54,6 +55,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     letter = {**problem(1), "answer": "A"}
     write_lines(folder / "math" / "AQuA" / "test.jsonl", [letter, {**letter, "instruction": "another"}])
     write_lines(folder / "math" / "math_10k" / "train.jsonl", [problem(n) for n in range(20, 60)])
+    solved = [{"problem": f"{n} + 3 ?", "solution": f"It is $\\boxed{{{n + 3}}}$."} for n in range(4)]
+    write_lines(folder / "math" / "MATH" / "test.jsonl", solved)
+    answered = [{"query": f"{n} + 3 ?", "response": f"It is {n + 3}. The answer is: {n + 3}"} for n in range(20, 60)]
+    write_lines(folder / "math" / "MetaMathQA" / "train.jsonl", answered)
     for name, task in glue.TASKS.items():
         for part, count in (("train", 32), ("dev" if task.validation == "validation" else task.validation, 24)):
             records = [
@@ -65,7 +70,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for n in range(count)
             ]
             write_lines(folder / "glue" / name / f"{part}.jsonl", records)
-    for name in ("cifar10", "clothing10"):
+    for name in (*HUB, "clothing10"):
         write_set(folder / "images" / name, train=8, test=3)
     return folder
 

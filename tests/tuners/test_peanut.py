@@ -73,17 +73,18 @@ def error_of(found: Tensor, right: Tensor) -> float:
 
 
 def require_equal(model: PeftModel, folder: Path, base: nn.Module) -> None:
-    """Outputs and all gradients have at most twice the error that PEANuT's own have against float64."""
+    """Outputs, and gradients of each kind over all layers, have at most twice the error of PEANuT's against float64."""
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), folder, is_trainable=True).eval()
     exact = copy.deepcopy(model).double()
     outputs = logits(loaded).double(), logits(model).double(), logits(exact)
-    triples = [outputs]
     ours, theirs, right = gradients_of_neat(loaded), gradients_of_peanut(model), gradients_of_peanut(exact)
     assert ours.keys() == theirs.keys()
-    triples += [(ours[name], theirs[name], right[name]) for name in ours]
-    for mine, other, want in triples:
-        allowed = 2 * max(error_of(other, want), torch.finfo(torch.float32).eps)
-        assert error_of(mine, want) <= allowed
+    kinds: dict[str, list] = {"outputs": [outputs]}
+    for name in ours:
+        kinds.setdefault(name.rpartition(".")[2], []).append((ours[name], theirs[name], right[name]))
+    for triples in kinds.values():
+        allowed = 2 * sum(max(error_of(other, want), torch.finfo(torch.float32).eps) for _, other, want in triples)
+        assert sum(error_of(mine, want) for mine, _, want in triples) <= allowed
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh", "leaky_relu", "silu", "mish"])

@@ -25,7 +25,16 @@ SUFFIXES = (".tar.gz", ".tgz", ".tar")
 MOST_BYTES = 4 * 2**30
 """Of all files of an archive, which are kept in memory: a choice."""
 
-HUB = {"cifar10": "uoft-cs/cifar10"}
+HUB = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "dtd": "tanganke/dtd",
+    "eurosat": "tanganke/eurosat",
+    "fgvc": "HuggingFaceM4/FGVC-Aircraft",
+    "oxford_pets": "timm/oxford-iiit-pet",
+    "resisc45": "tanganke/resisc45",
+    "stanford_cars": "tanganke/stanford_cars",
+}
 """Hub ids of sets that are known by a shorter name."""
 
 LAYOUT = "Lay files out as SPLIT/CLASS/FILE, with SPLIT train, validation (or val) or test"
