@@ -115,7 +115,7 @@ METHODS = {
         Method(FROZEN, _frozen),
         Method("neuroada", _neuroada, sparse=True),
         Method("neuroada-unheld", _neuroada_unheld, sparse=True),
-        Method("neat", _neat, {"r": RANK}),
+        Method("neat", _neat, {"r": RANK + 1}),
         Method("lora", _of_peft("LoraConfig"), {"r": RANK}),
         Method("dora", _of_peft("LoraConfig"), {"r": RANK, "use_dora": True}),
         Method("shira", _of_peft("ShiraConfig"), {"r": RANK, "random_seed": 0}),
@@ -128,8 +128,9 @@ METHODS = {
         Method("full", _full, writes_base=True),
     )
 }
-"""By name. "frozen" is the limit: forward and backward, nothing trained. Sparse ones get their k from the caller;
-"neuroada" keeps its supports swapped in between optimiser steps, as training does."""
+"""By name. "frozen" is the limit: forward and backward, nothing trained. Sparse ones get their k from the caller; of
+NEAT, whose layers count 2·I·R values, a rank more than LoRA's gives as many over a block of Llama; "neuroada" keeps its
+supports swapped in between optimiser steps, as training does."""
 
 
 def choose_methods(names: Iterable[str], per_neuron: Iterable[int]) -> list[Method]:
