@@ -150,6 +150,14 @@ def test_a_long_sample_loses_the_left_of_its_prompt_and_none_of_its_target(sente
     assert (report.cut, report.dropped, len(rows)) == (int(max_length < whole), 0, 2)
 
 
+def test_samples_that_are_too_long_can_be_left_out(byte_tokenizer):
+    rows, report = encode(pairs(("a long prompt", "x"), ("ab", "x"), ("abc", "x")), byte_tokenizer, 5, drop=True)
+    assert [byte_tokenizer.decode(row["input_ids"][:-1]) for row in rows] == ["abx", "abcx"]
+    assert str(report) == (
+        "of 3 samples 0 lost the beginning of their prompt and 1 were left out, being longer than 5 tokens"
+    )
+
+
 def test_the_report_counts_over_many_batches(byte_tokenizer):
     examples = pairs(*[("p" * (n % 10 + 1), "t" * (n % 7 + 1)) for n in range(2500)])
     rows, report = encode(examples, byte_tokenizer, 7)

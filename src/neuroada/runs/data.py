@@ -124,8 +124,9 @@ def _completions(
     tests: Tests | None,
 ) -> Data:
     data: Any = recipe.data
-    encoded, report = completion.encode(train, tokenizer, data.max_length, data.train_on_prompt)
-    kept, _ = completion.encode(held_out, tokenizer, data.max_length, data.train_on_prompt)
+    drop = data.too_long == "drop"
+    encoded, report = completion.encode(train, tokenizer, data.max_length, data.train_on_prompt, drop)
+    kept, _ = completion.encode(held_out, tokenizer, data.max_length, data.train_on_prompt, drop)
     loss = "prompt and completion" if data.train_on_prompt else "the completion only"
     sizes = f"{len(encoded):,} samples to train, {len(kept):,} held out, loss on {loss}; {report}"
     collator = completion.collator(tokenizer, model, METHODS[recipe.method].virtual_tokens)

@@ -60,9 +60,13 @@ class _Samples(Section):
 
 
 class _Completions(_Samples):
-    """A prompt and what is to follow it; the loss is on what follows, unless `train_on_prompt`."""
+    """A prompt and what is to follow it; the loss is on what follows, unless `train_on_prompt`.
+
+    too_long: whether a sample of more than `max_length` tokens loses the beginning of its prompt, or is left out.
+    """
 
     max_length: PositiveInt = 512
+    too_long: Literal["cut", "drop"] = "cut"
     train_on_prompt: bool = False
     held_out_records: PositiveInt = 200
 

@@ -40,13 +40,14 @@ class Truncation:
     max_length: int
     cut: int
     dropped: int
+    drop: bool = False
 
     def __str__(self) -> str:
         if not self.cut and not self.dropped:
             return f"all {self.samples:,} samples fit into {self.max_length:,} tokens"
         return (
             f"of {self.samples:,} samples {self.cut:,} lost the beginning of their prompt and {self.dropped:,} were "
-            f"left out, their targets alone being longer than {self.max_length:,} tokens"
+            f"left out, {'' if self.drop else 'their targets alone '}being longer than {self.max_length:,} tokens"
         )
 
 
@@ -55,14 +56,15 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     train_on_prompt: bool = False,
+    drop: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[datasets.Dataset, Truncation]:
     """Rows of prompt, target and end-of-text tokens, T <= max_length each, and what was cut for that.
 
     `input_ids`, `attention_mask` and `labels` are lists of T integers; labels are -100 on the prompt unless
     `train_on_prompt`. A sample that is too long loses tokens from the left of its prompt, after the tokens that
-    begin every text; the target is whole, or the sample is left out. `advance` is called with the number of
-    samples done.
+    begin every text; the target is whole, or the sample is left out. With `drop` it is left out in any case.
+    `advance` is called with the number of samples done.
 
     Raises:
         ConfigError: the tokenizer has no end-of-text token, or no sample is left.
@@ -79,7 +81,7 @@ def encode(
             if target[-1:] != [tokenizer.eos_token_id]:
                 target = [*target, tokenizer.eos_token_id]
             room = max_length - len(lead) - len(target)
-            if room < 1:
+            if room < 1 or (drop and len(body) > room):
                 continue
             cut += len(body) > room
             prompt = lead + body[-room:]
@@ -90,7 +92,7 @@ def encode(
         if advance is not None:
             advance(len(batch))
     kept = sum(map(len, parts))
-    report = Truncation(len(examples), max_length, cut, len(examples) - kept)
+    report = Truncation(len(examples), max_length, cut, len(examples) - kept, drop)
     if not kept:
         raise ConfigError(f"samples of at most {max_length} tokens", str(report), "Raise the length")
     return datasets.concatenate_datasets(parts), report
