@@ -9,6 +9,7 @@ import typer
 def study(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file, such as those in benchmarks/studies.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the tasks' data sets.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model in place of the recipe's: directory or hub id.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the cells' runs; default: runs/FILE.", show_default=False)
     ] = None,
@@ -34,7 +35,8 @@ def study(
         if name_of(record) not in known:
             append_records(records, [record])
 
-    values = {} if data_dir is None else {"data.data_dir": str(data_dir)}
+    given = {"data.data_dir": data_dir and str(data_dir), "model.name": model}
+    values = {key: value for key, value in given.items() if value is not None}
     done = run_study(file, output or Path("runs") / file.stem, values, console, threads, keep)
     failed = [record for record in done if record.status != "ok"]
     for record in failed:

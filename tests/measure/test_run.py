@@ -43,6 +43,7 @@ def test_it_says_what_the_run_folder_says(trained):
     assert record.machine.cpu == found["cpu"]
     assert record.machine.instructions == found["instructions"]
     assert record.created == json.loads((trained / "environment.json").read_text())["created"]
+    assert record.shape.name == "tiny-llama", "of a local model the folder's name, not its path"
     assert record.measurements["steps"].p50 == 2
     assert record.measurements["held_out_loss"].p50 == summary["held_out_loss_after"]
     assert record.measurements["selection"].p50 == -summary["held_out_loss_after"]

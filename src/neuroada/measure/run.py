@@ -65,8 +65,9 @@ def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
 
 def run_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields of a `Record` that a recipe tells."""
+    name = recipe.model.name
     return {
-        "shape": Shape(name=recipe.model.name, sizes={}),
+        "shape": Shape(name=Path(name).resolve().name if Path(name).is_dir() else name, sizes={}),
         "batch": recipe.training.per_device_train_batch_size,
         "dtype": recipe.model.dtype,
     }
