@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 
 from specimens import same_bits
 
-from .courses import WEIGHTS, Course, dataset, deltas, distance, pretrained
+from .courses import TRAINED, WEIGHTS, Course, dataset, deltas, distance, pretrained
 
 SMALL, TINY = ("k1", "k20"), ("tiny", "adamw")
-PRINTS = "neuroada_fingerprints"
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -42,21 +41,26 @@ def adapter_is_whole(folder: Path, whole: Path) -> None:
     found, expected = (load_file(each / "adapter" / WEIGHTS) for each in (folder, whole))
     assert found.keys() == expected.keys()
     assert all(found[name].shape == expected[name].shape for name in expected)
-    fixed = [name for name in expected if not name.endswith("neuroada_deltas")]
+    fixed = [name for name in expected if not name.endswith(TRAINED)]
     assert [name for name in fixed if not same_bits(found[name], expected[name])] == []
-    assert found[PRINTS].any(1).all()
+    (prints,) = (tensor for name, tensor in found.items() if name.endswith("_fingerprints"))
+    assert prints.any(1).all()
 
 
 @torch.no_grad()
 def adapter_loads_and_merges(folder: Path, course: Course) -> None:
-    """With its base verified; merging changes no output."""
+    """With its base verified; merging changes no output of NeuroAda's, and NEAT's by rounding."""
     model = PeftModel.from_pretrained(pretrained(course), folder / "adapter").eval()
     ids = torch.tensor(dataset(model.config.vocab_size, 1)["input_ids"])
     with model.disable_adapter():
         plain = model(input_ids=ids).logits
     adapted = model(input_ids=ids).logits
     assert not same_bits(adapted, plain)
-    assert same_bits(model.merge_and_unload()(input_ids=ids).logits, adapted)
+    merged = model.merge_and_unload()(input_ids=ids).logits
+    if course.method == "neuroada":
+        assert same_bits(merged, adapted)
+    else:
+        assert (merged - adapted).norm() < 0.02 * (adapted - plain).norm()
 
 
 def same_run(folder: Path, whole: Path) -> dict[str, Any]:

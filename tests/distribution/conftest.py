@@ -25,10 +25,12 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def given(request: pytest.FixtureRequest, tiny_model_dir: Path) -> dict[str, Course]:
-    """A tiny Llama, half of its neurons adapted, by two optimisers; if SmolLM2 is at hand, all of it with one delta a
-    neuron, and its first blocks with twenty."""
+    """A tiny Llama, half of its neurons adapted, by two optimisers, and by NEAT; if SmolLM2 is at hand, all of it with
+    one delta a neuron, and its first blocks with twenty."""
     tiny = Course("tiny", str(tiny_model_dir), {"k": 3, "coverage": 0.5, "target_modules": ATTENTION}, 4, blocks=2)
-    found = [replace(tiny, name="adamw", optimiser="adamw_torch"), tiny]
+    network = {"r": 3, "depth": 4, "target_modules": ATTENTION}
+    neat = replace(tiny, name="neat", method="neat", config=network)
+    found = [neat, replace(tiny, name="adamw", optimiser="adamw_torch"), tiny]
     try:
         smollm2 = str(request.getfixturevalue("smollm2"))
         one, twenty = ({"k": k} for k in (1, 20))

@@ -20,18 +20,20 @@ from transformers import (
     default_data_collator,
 )
 
-from neuroada import NeuroAdaConfig
+from neuroada import NeatConfig, NeuroAdaConfig
 from neuroada.runs.recipe import check_recipe
 from neuroada.runs.schema import Recipe
 
 ROWS, LENGTH = 4, 8
 """Of the global batch of a step."""
 WEIGHTS = "adapter_model.safetensors"
+CONFIGS = {"neuroada": NeuroAdaConfig, "neat": NeatConfig}
+TRAINED = ("neuroada_deltas", "neat_in", "neat_hidden", "neat_out")
 
 
 @dataclass(frozen=True)
 class Course:
-    """A training: model is a directory, of which the first `blocks` are used; config has the fields of NeuroAdaConfig.
+    """A training: model is a directory, of which the first `blocks` are used; config has the fields of the method's.
 
     Deltas that SGD trains are linear in the gradients, so that two orders of the same sums leave them as far apart as
     the sums are. AdamW divides by the size of a gradient: where it is next to nothing, its rounding becomes a step.
@@ -43,6 +45,7 @@ class Course:
     steps: int
     blocks: int
     optimiser: str = "sgd"
+    method: str = "neuroada"
 
     @property
     def learning_rate(self) -> float:
@@ -91,7 +94,8 @@ def adapted(course: Course, empty: bool = False) -> PeftModel:
     if empty:
         for parameter in base.parameters():
             parameter.data.fill_(math.nan)
-    return get_peft_model(base, NeuroAdaConfig(task_type="CAUSAL_LM", **course.config))
+    torch.manual_seed(7)  # NEAT's first layers are random
+    return get_peft_model(base, CONFIGS[course.method](task_type="CAUSAL_LM", **course.config))
 
 
 def trainer(course: Course, model: PeftModel, given: TrainingArguments, *callbacks: TrainerCallback) -> Trainer:
@@ -110,9 +114,9 @@ def train(course: Course, folder: Path, *callbacks: TrainerCallback, resume: str
 
 
 def deltas(folder: Path) -> dict[str, Tensor]:
-    """Of the adapter that `train` saved."""
+    """What was trained of the adapter that `train` saved."""
     entries = load_file(folder / "adapter" / WEIGHTS)
-    return {name: tensor for name, tensor in entries.items() if name.endswith("neuroada_deltas")}
+    return {name: tensor for name, tensor in entries.items() if name.endswith(TRAINED)}
 
 
 def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:

@@ -8,8 +8,16 @@ from .launch import PROCESSES
 
 
 @pytest.fixture(params=[*SMALL, *TINY])
+def sparse(request, given) -> str:
+    """Name of a course with NeuroAda; those of SmolLM2 only where it is at hand."""
+    if request.param in SMALL:
+        request.getfixturevalue("smollm2")
+    return request.param
+
+
+@pytest.fixture(params=[*SMALL, *TINY, "neat"])
 def name(request, given) -> str:
-    """Of a course; those of SmolLM2 only where it is at hand."""
+    """Of any course."""
     if request.param in SMALL:
         request.getfixturevalue("smollm2")
     return request.param
@@ -32,14 +40,14 @@ def test_base_weights_are_the_pretrained_ones_after_it(name, two_ddp):
     assert report(two_ddp / name)["changed"] == []
 
 
-def test_supports_stay_held_and_current_all_along(name, given, two_ddp):
+def test_supports_stay_held_and_current_all_along(sparse, given, two_ddp):
     held_and_never_lifted = [True, 0]
-    assert report(two_ddp / name)["held"] == [[held_and_never_lifted] * given[name].steps] * PROCESSES
+    assert report(two_ddp / sparse)["held"] == [[held_and_never_lifted] * given[sparse].steps] * PROCESSES
 
 
-def test_layers_that_share_an_input_unite_their_columns_once(name, two_ddp):
+def test_layers_that_share_an_input_unite_their_columns_once(sparse, two_ddp):
     once = [1]
-    assert report(two_ddp / name)["unions"] == [once] * PROCESSES
+    assert report(two_ddp / sparse)["unions"] == [once] * PROCESSES
 
 
 def test_half_of_the_batch_is_noticed(given, two_ddp, one_process, tmp_path):

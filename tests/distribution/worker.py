@@ -77,7 +77,7 @@ def changed_base_weights(made: Trainer, course: Course) -> list[str]:
     found = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in state.items()}
     with safe_open(Path(course.model) / "model.safetensors", framework="pt") as file:
         names = [name for name in file.keys() if name in found]  # noqa: SIM118 (it is no mapping)
-        absent = {name for name in found if "neuroada_" not in name} - set(names)
+        absent = {name for name in found if "neuroada_" not in name and "neat_" not in name} - set(names)
         assert absent <= {"lm_head.weight"}, absent  # tied to the embedding, and stored once
         return [name for name in names if not same_bits(found[name], file.get_tensor(name).float())]
 
