@@ -7,7 +7,7 @@ from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.layers import NeatLinear, NeuroAdaLinear, held
 from neuroada.ops.backend import set_backend
 from neuroada.ops.sparse_delta import sparse_delta_linear
-from neuroada.tuners import NeatModel, NeuroAdaModel, convert_peanut, register
+from neuroada.tuners import NeatModel, NeuroAdaModel, convert_peanut, register, reselect
 
 register("neuroada", NeuroAdaConfig, NeuroAdaModel)
 register("neat", NeatConfig, NeatModel)
@@ -21,6 +21,7 @@ __all__ = [
     "NeuroAdaModel",
     "convert_peanut",
     "held",
+    "reselect",
     "set_backend",
     "sparse_delta_linear",
 ]

@@ -164,8 +164,8 @@ def select(
         from neuroada.measure.select import SelectPlan, run_select
         from neuroada.report.costs import SELECT_HEADER, select_rows
         from neuroada.report.rows import grouped
-        from neuroada.selection import SCORES
-    chosen = tuple(SCORES) if strategies == "all" else tuple(name.strip() for name in strategies.split(","))
+        from neuroada.selection import WITHOUT_DATA
+    chosen = WITHOUT_DATA if strategies == "all" else tuple(name.strip() for name in strategies.split(","))
     records = run_select(SelectPlan(_required(shape), chosen, tuple(k), rounds, dtype, device, seed, threads), console)
     _keep(console, output, records)
     for group in grouped(records):

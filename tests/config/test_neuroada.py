@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError
+from neuroada.selection import CRITERIA
 
 QUICK = settings(max_examples=300, deadline=None, derandomize=True)
 SHARES = st.floats(0, 1, exclude_min=True)
@@ -51,7 +52,7 @@ def test_k_and_budget_exclude_each_other():
 @pytest.mark.parametrize(
     ("name", "known", "typo", "near"),
     [
-        ("selection", "magnitude, random, reverse", "magnitud", "magnitude"),
+        ("selection", ", ".join(CRITERIA), "magnitud", "magnitude"),
         ("mode", "auto, inplace, transient", "in_place", "inplace"),
         ("delta_dtype", "float32, bfloat16", "float23", "float32"),
     ],

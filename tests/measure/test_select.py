@@ -6,13 +6,13 @@ import torch
 from neuroada.errors import ConfigError
 from neuroada.measure import select as module
 from neuroada.measure.select import SelectPlan, run_select
-from neuroada.selection import SCORES
+from neuroada.selection import WITHOUT_DATA
 
 
 def test_each_strategy_and_k_leaves_a_record():
     records = run_select(SelectPlan("tiny", per_neuron=(1, 3), rounds=2))
     assert [(record.method, record.settings["k"]) for record in records] == [
-        (name, k) for name in SCORES for k in (1, 3)
+        (name, k) for name in WITHOUT_DATA for k in (1, 3)
     ]
     neurons = 2 * 64 + 2 * 32 + 2 * 96 + 64
     for record in records:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from allocations import Allocations
-from neuroada.selection import SCORES, require_finite, select, topk
+from neuroada.selection import WITHOUT_DATA, Criterion, require_finite, select, topk
 
 COVERED = torch.arange(0, 37, 3)
 SQUARE_PROJECTION_OF_8B = 4096 * 4096 * 2
@@ -17,7 +17,7 @@ def weight() -> torch.Tensor:
     return torch.ones(256, 64, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("selection", SCORES)
+@pytest.mark.parametrize("selection", WITHOUT_DATA)
 @pytest.mark.parametrize("neurons", [None, COVERED], ids=["all", "covered"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_block_size_does_not_matter(selection, neurons, k, monkeypatch):
@@ -33,19 +33,18 @@ def test_block_size_does_not_matter(selection, neurons, k, monkeypatch):
 def test_scores_are_made_for_one_block_at_a_time(weight, neurons, entries, rows, monkeypatch):
     shapes = []
 
-    def score(block, generator):
+    def score(block, statistics):
         shapes.append(tuple(block.shape))
         return block.abs()
 
     monkeypatch.setattr(topk, "ROW_BLOCK_ENTRIES", entries)
-    monkeypatch.setitem(SCORES, "magnitude", score)
-    select(weight, 2, "magnitude", 0, "layer", neurons)
+    select(weight, 2, Criterion(score), 0, "layer", neurons)
     count = len(weight) if neurons is None else len(neurons)
     assert max(shapes) == (min(rows, count), 64)
     assert sum(height for height, _ in shapes) == count
 
 
-@pytest.mark.parametrize("selection", SCORES)
+@pytest.mark.parametrize("selection", [name for name in WITHOUT_DATA if name != "low_rank"])
 @pytest.mark.parametrize("covered", [False, True])
 @pytest.mark.parametrize("k", [1, 20])
 def test_memory_is_a_fraction_of_a_large_weight(weight, selection, covered, k, monkeypatch):

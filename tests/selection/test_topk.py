@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neuroada.errors import WeightError
-from neuroada.selection import SCORES, require_finite, select, top_k
+from neuroada.selection import WITHOUT_DATA, require_finite, select, top_k
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DTYPES = pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -81,7 +81,7 @@ def test_selection_by_magnitude(dtype, selection, sign, k):
     assert chosen.tolist() == [by_sorting([sign * abs(value) for value in row], k) for row in weight.tolist()]
 
 
-@pytest.mark.parametrize("selection", SCORES)
+@pytest.mark.parametrize("selection", WITHOUT_DATA)
 @pytest.mark.parametrize("k", [1, 4, 53])
 def test_equal_values_give_equal_choices_in_every_dtype_and_layout(selection, k):
     expected = select(tied_weight(torch.float64), k, selection, 7, "layer")
@@ -90,7 +90,7 @@ def test_equal_values_give_equal_choices_in_every_dtype_and_layout(selection, k)
             assert torch.equal(select(weight, k, selection, 7, "layer"), expected)
 
 
-@pytest.mark.parametrize("selection", SCORES)
+@pytest.mark.parametrize("selection", WITHOUT_DATA)
 @pytest.mark.parametrize("k", [1, 2, 53])
 @pytest.mark.parametrize("neurons", [None, torch.tensor([0, 5, 6, 36])], ids=["all", "covered"])
 def test_choices_are_distinct_and_ascending(selection, k, neurons):
@@ -109,7 +109,7 @@ def test_covered_neurons_get_what_they_would_get_among_all(selection):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1)])
-@pytest.mark.parametrize("selection", SCORES)
+@pytest.mark.parametrize("selection", WITHOUT_DATA)
 def test_smallest_weights(shape, selection):
     chosen = select(torch.zeros(shape), shape[1], selection, 0, "layer")
     assert chosen.tolist() == [list(range(shape[1]))] * shape[0]

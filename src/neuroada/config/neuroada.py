@@ -9,7 +9,7 @@ from peft import PeftType
 
 from neuroada.config.shared import AdapterConfig, require_known
 from neuroada.errors import ConfigError
-from neuroada.selection import SCORES
+from neuroada.selection import CRITERIA
 
 MODES = ("auto", "inplace", "transient")
 SAVED_INPUTS = ("auto", "whole", "columns")
@@ -39,7 +39,13 @@ class NeuroAdaConfig(AdapterConfig):
         default=None,
         metadata={"help": "Deltas as a fraction of the adapted weights, in (0, 1]; at least one a neuron."},
     )
-    selection: str = field(default="magnitude", metadata={"help": f"Which inputs are chosen: {', '.join(SCORES)}."})
+    selection: str = field(
+        default="magnitude",
+        metadata={
+            "help": f"Which inputs are chosen: {', '.join(CRITERIA)}; those by gradients or inputs wait for data, and "
+            "`neuroada.reselect` brings it."
+        },
+    )
     coverage: float = field(
         default=1.0, metadata={"help": "Fraction of the neurons of each weight that get deltas, in (0, 1]."}
     )
@@ -71,7 +77,7 @@ class NeuroAdaConfig(AdapterConfig):
         super().__post_init__()
         self.peft_type = PeftType("NEUROADA")
         self._check_size()
-        require_known("selection", self.selection, tuple(SCORES))
+        require_known("selection", self.selection, tuple(CRITERIA))
         require_known("mode", self.mode, MODES)
         require_known("saved_input", self.saved_input, SAVED_INPUTS)
         require_known("delta_dtype", self.delta_dtype, DELTA_DTYPES)

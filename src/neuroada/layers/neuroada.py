@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
-from neuroada.errors import WeightError
+from neuroada.errors import ConfigError, WeightError
 from neuroada.layers.base import AdapterLayer, buffer_dict
 from neuroada.layers.inputs import InputGroup
 from neuroada.ops.backend import resolve_mode
@@ -26,7 +26,7 @@ from neuroada.ops.sparse_delta import (
     support_linear,
     traced_linear,
 )
-from neuroada.selection import covered_neurons, select
+from neuroada.selection import CRITERIA, Criterion, covered_neurons, select
 
 
 class NeuroAdaLinear(AdapterLayer):
@@ -40,7 +40,7 @@ class NeuroAdaLinear(AdapterLayer):
     """How the deltas' gradient is computed: "auto", or "sparse" or "dense" to pin it (see `sparse_delta_linear`)."""
 
     adapter_layer_names = ("neuroada_deltas",)
-    other_param_names = ("neuroada_indices", "neuroada_neurons", "mode")
+    other_param_names = ("neuroada_indices", "neuroada_neurons", "mode", "awaiting")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: NeuroAdaConfig, name: str):
         super().__init__(base_layer, name)
@@ -48,6 +48,8 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_indices = buffer_dict(persistent=True)
         self.neuroada_neurons = buffer_dict(persistent=True)
         self.mode: dict[str, str] = {}
+        self.awaiting: dict[str, str] = {}
+        """Adapters whose criterion needs data that it has not got yet; so long they have the largest weights."""
         self._resolved: tuple[tuple[Any, ...], str] = (), ""
         self.saved_input = config.saved_input
         self.input_group = InputGroup([self])
@@ -66,6 +68,9 @@ class NeuroAdaLinear(AdapterLayer):
         make = torch.zeros if config.init_weights else torch.randn
         self.neuroada_deltas[adapter_name] = nn.Parameter(make(shape, dtype=getattr(torch, config.delta_dtype)))
         self.mode[adapter_name] = config.mode
+        selection = config.selection
+        if CRITERIA[selection].needs_data:
+            self.awaiting[adapter_name], selection = selection, "magnitude"
         with onload_layer(self):
             if self.neuroada_deltas[adapter_name].is_meta or self.stored_weight.is_meta:
                 self.neuroada_deltas[adapter_name] = nn.Parameter(
@@ -75,12 +80,39 @@ class NeuroAdaLinear(AdapterLayer):
             else:
                 weight = self._pretrained_weight()
                 self.neuroada_indices[adapter_name] = select(
-                    weight, per_neuron, config.selection, config.seed, self.name, neurons
+                    weight, per_neuron, selection, config.seed, self.name, neurons
                 )
             self._move_adapter_to_device_of_base_layer(adapter_name)
         if neurons is not None:
             self.neuroada_neurons[adapter_name] = neurons.to(self.neuroada_indices[adapter_name].device, torch.int32)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def chosen_anew(
+        self,
+        adapter_name: str,
+        selection: str | Criterion,
+        seed: int,
+        gradient: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> Tensor:
+        """int32 [N, K]: what a criterion chooses of the pretrained weight, with statistics of data (see `select`)."""
+        per_neuron, neurons = self.neuroada_deltas[adapter_name].shape[1], self.neurons_of(adapter_name)
+        with onload_layer(self):
+            return select(
+                self._pretrained_weight(),
+                per_neuron,
+                selection,
+                seed,
+                self.name,
+                neurons,
+                gradient=gradient,
+                inputs=inputs,
+            )
+
+    def replace_indices(self, adapter_name: str, indices: Tensor) -> None:
+        """Give zero deltas other inputs, int32 [N, K], ascending along each row."""
+        self.neuroada_indices[adapter_name] = indices.to(self.neuroada_indices[adapter_name].device)
+        self.awaiting.pop(adapter_name, None)
 
     def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
         """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
@@ -133,6 +165,7 @@ class NeuroAdaLinear(AdapterLayer):
 
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         support = self.support(names) if names else None
+        self._require_chosen(names)
         return support_linear(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
 
     def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
@@ -141,9 +174,22 @@ class NeuroAdaLinear(AdapterLayer):
         if not names:  # what is held in the weight must be lifted all the same, when the graph runs
             none = weight.new_empty(0, 1)
             return traced_linear(x, weight, bias, none.int(), none, none.int().flatten(), *rest)
+        self._require_chosen(names)
         (name,) = names
         indices, deltas = self.neuroada_indices[name], self.neuroada_deltas[name]
         return traced_linear(x, weight, bias, indices, deltas, self.neurons_of(name), *rest)
+
+    def _require_chosen(self, names: list[str]) -> None:
+        """Refuse to train deltas whose places are not the ones that were asked for."""
+        if not self.awaiting or not (self.training and torch.is_grad_enabled()):
+            return
+        for name in names:
+            if name in self.awaiting and self.neuroada_deltas[name].requires_grad:
+                raise ConfigError(
+                    f"Training with selection={self.awaiting[name]!r}",
+                    f"that criterion needs data, and {self.name} has not been given any",
+                    "Call neuroada.reselect(model, batches, criterion) before training",
+                )
 
     @torch.compiler.assume_constant_result
     def _traced_mode(self) -> str:

@@ -16,15 +16,15 @@ from neuroada.measure.machine import find_device, provenance
 from neuroada.measure.methods import adapted_names
 from neuroada.measure.record import Measurement, Record
 from neuroada.measure.shapes import build_model, find_shape
-from neuroada.selection import SCORES, select
+from neuroada.selection import WITHOUT_DATA, select
 
 
 @dataclass(frozen=True)
 class SelectPlan:
-    """What to measure. strategies: names in SCORES. rounds: timed calls of each, after one that is not."""
+    """What to measure. strategies: names in WITHOUT_DATA. rounds: timed calls of each, after one that is not."""
 
     shape: str
-    strategies: tuple[str, ...] = tuple(SCORES)
+    strategies: tuple[str, ...] = WITHOUT_DATA
     per_neuron: tuple[int, ...] = (1, 20)
     rounds: int = 5
     dtype: str = "bfloat16"
@@ -34,8 +34,8 @@ class SelectPlan:
 
     def __post_init__(self) -> None:
         for strategy in self.strategies:
-            if strategy not in SCORES:
-                raise ConfigError(f"selection {strategy!r}", "not a known one", near(strategy, SCORES))
+            if strategy not in WITHOUT_DATA:
+                raise ConfigError(f"selection {strategy!r}", "not a known one", near(strategy, WITHOUT_DATA))
         if self.rounds < 1:
             raise ConfigError(f"--rounds {self.rounds}", "less than 1", "Give at least 1")
 

@@ -16,6 +16,7 @@ from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
+from neuroada.selection import WITHOUT_DATA
 from neuroada.tasks.classification import head_modules
 
 
@@ -76,7 +77,11 @@ def _probe(model: nn.Module, settings: dict[str, Any], task_type: TaskType | Non
 
 def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
     """The same entries that NeuroAda would choose with these settings, found by it."""
-    wrapped = get_peft_model(model, _build("mask", NeuroAdaConfig, _with_head(model, settings, task_type), task_type))
+    config: Any = _build("mask", NeuroAdaConfig, _with_head(model, settings, task_type), task_type)
+    if config.selection not in WITHOUT_DATA:
+        found = "masks are chosen before there is data"
+        raise ConfigError(f"mask.selection={config.selection}", found, near(config.selection, WITHOUT_DATA))
+    wrapped = get_peft_model(model, config)
     supports = {
         name.removeprefix("base_model.model."): layer.support([wrapped.active_adapter])
         for name, layer in wrapped.named_modules()

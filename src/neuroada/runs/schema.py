@@ -200,7 +200,10 @@ class TrainingSection(Section):
 
 
 class Recipe(Section):
-    """What a run trains, on what, how and with which seed. Each method's settings are under its own name."""
+    """What a run trains, on what, how and with which seed. Each method's settings are under its own name.
+
+    calibration_records: of the training part, by which NeuroAda's inputs are chosen where its `selection` needs data.
+    """
 
     model: ModelSection
     data: Annotated[AnyData, Field(discriminator="task")] = TextData()
@@ -220,6 +223,7 @@ class Recipe(Section):
     mask: Settings = {}
     full: Settings = {}
     training: TrainingSection
+    calibration_records: PositiveInt = 128
     seed: int = 0
 
     @field_validator("data", mode="before")

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
+from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
@@ -136,6 +137,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
         trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
+    choose_by_data(recipe, trainee.model, data, console)
     return Prepared(trainee, loaded.processor, loaded.source, source, data)
 
 

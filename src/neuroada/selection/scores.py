@@ -1,30 +1,104 @@
-"""Scores by name: a larger score is chosen first. Rows of a weight in, rows of scores of the same shape out."""
+"""Criteria by name: a larger score is chosen first. Rows of a weight in, rows of scores of the same shape out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-ScoreFunction = Callable[[Tensor, torch.Generator], Tensor]
+LOW_RANK = 1 / 32
+"""Rank of the "low_rank" criterion as a share of the weight's smaller side: a choice."""
+
+LARGE_GRADIENTS = 0.1
+"""Share of a neuron's inputs that count as those of the largest gradients: a choice."""
 
 
-def _magnitude(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return weight.abs()
+@dataclass(frozen=True)
+class Statistics:
+    """What a criterion may look at beside rows of a weight; what it does not ask for is None.
+
+    generator: on the CPU. gradient: float32 [rows, I], Σ dL/dW over calibration batches. inputs: float32 [I], the
+    Euclidean norm of each input over their tokens. low_rank: float32 [rows, I], of the weight's best approximation.
+    """
+
+    generator: torch.Generator
+    gradient: Tensor | None = None
+    inputs: Tensor | None = None
+    low_rank: Tensor | None = None
 
 
-def _reverse(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return -weight.abs()
+ScoreFunction = Callable[[Tensor, Statistics], Tensor]
 
 
-def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu").to(weight.device)
+@dataclass(frozen=True)
+class Criterion:
+    """score: rows of a weight [rows, I] (any float dtype) and their statistics → scores [rows, I].
+
+    needs: the statistics that it looks at; with "gradient" or "inputs" it needs data.
+    """
+
+    score: ScoreFunction
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether a weight alone is not enough."""
+        return bool(self.needs & {"gradient", "inputs"})
 
 
-SCORES: dict[str, ScoreFunction] = {
-    "magnitude": _magnitude,  # Eq. 2
-    "random": _random,  # Section 4, Question 2
-    "reverse": _reverse,  # Section 4, Question 2: the smallest magnitudes
+def _random(weight: Tensor, statistics: Statistics) -> Tensor:
+    random = torch.rand(weight.shape, generator=statistics.generator, dtype=torch.float32, device="cpu")
+    return random.to(weight.device)
+
+
+def _gradient(weight: Tensor, statistics: Statistics) -> Tensor:
+    assert statistics.gradient is not None
+    return statistics.gradient.abs()
+
+
+def _wanda(weight: Tensor, statistics: Statistics) -> Tensor:
+    assert statistics.inputs is not None
+    return weight.float().abs() * statistics.inputs
+
+
+def _low_rank(weight: Tensor, statistics: Statistics) -> Tensor:
+    assert statistics.low_rank is not None
+    return statistics.low_rank.abs()
+
+
+def _small_of_large_gradients(weight: Tensor, statistics: Statistics) -> Tensor:
+    """Above 0 where the gradient is among the largest of its row, by falling |w|; below it by the gradient."""
+    gradient, magnitude = _gradient(weight, statistics), weight.float().abs()
+    count = max(1, round(LARGE_GRADIENTS * weight.shape[1]))
+    large = gradient >= gradient.topk(count, dim=1).values[:, -1:]
+    falling = 1 + (magnitude.amax(dim=1, keepdim=True) - magnitude)
+    return torch.where(large, falling, gradient / gradient.amax(dim=1, keepdim=True).clamp(min=1e-38) - 1)
+
+
+def _criterion(score: ScoreFunction, *needs: str) -> Criterion:
+    return Criterion(score, frozenset(needs))
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": _criterion(lambda weight, statistics: weight.abs()),  # Eq. 2
+    "random": _criterion(_random),  # Section 4, Question 2
+    "reverse": _criterion(lambda weight, statistics: -weight.abs()),  # Section 4, Question 2
+    "gradient": _criterion(_gradient, "gradient"),  # Section 4, Question 2
+    "magnitude_gradient": _criterion(lambda w, statistics: w.float().abs() * _gradient(w, statistics), "gradient"),
+    "wanda": _criterion(_wanda, "inputs"),  # arXiv 2306.11695
+    "low_rank": _criterion(_low_rank, "low_rank"),  # arXiv 2506.00772
+    "small_of_large_gradients": _criterion(_small_of_large_gradients, "gradient"),
 }
-"""Each takes rows of a weight [rows, I] (any float dtype) and a CPU generator, and returns scores [rows, I]."""
+"""By name. "reverse" takes the smallest magnitudes, "small_of_large_gradients" the smallest of those whose gradients
+are among the largest."""
+
+WITHOUT_DATA = tuple(name for name, criterion in CRITERIA.items() if not criterion.needs_data)
+
+
+def low_rank_part(weight: Tensor) -> Tensor:
+    """float32 [O, I]: the best approximation of a weight [O, I] by the rank that LOW_RANK gives."""
+    rank = max(1, round(LOW_RANK * min(weight.shape)))
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuroada.errors import WeightError
 from neuroada.selection.coverage import generator_for
-from neuroada.selection.scores import SCORES
+from neuroada.selection.scores import CRITERIA, Criterion, Statistics, low_rank_part
 
 ROW_BLOCK_ENTRIES = 1 << 20
 """Scores worked on at a time. With ties the work on a block takes some 15 bytes an entry: 15 MiB."""
@@ -35,7 +35,17 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return chosen.sort(dim=1).values
 
 
-def select(weight: Tensor, k: int, selection: str, seed: int, name: str, neurons: Tensor | None = None) -> Tensor:
+def select(
+    weight: Tensor,
+    k: int,
+    selection: str | Criterion,
+    seed: int,
+    name: str,
+    neurons: Tensor | None = None,
+    *,
+    gradient: Tensor | None = None,
+    inputs: Tensor | None = None,
+) -> Tensor:
     """Choose k inputs for each (covered) neuron of a weight.
 
     Works in row blocks, so that it needs little more memory than its result.
@@ -43,24 +53,44 @@ def select(weight: Tensor, k: int, selection: str, seed: int, name: str, neurons
     Args:
         weight: [O, I], any float dtype and layout, finite.
         k: in [1, I].
-        selection: a name in `SCORES`.
+        selection: a name in `CRITERIA`, or a criterion of one's own.
         seed: of random selection.
         name: of the weight in its model, so that random choices do not depend on module order.
         neurons: int64 [N] ascending, or None for all O.
+        gradient, inputs: statistics of calibration data, where the criterion needs them (see `Statistics`), [O, I]
+            and [I].
 
     Returns:
         int32 [N, k], strictly ascending along each row, on the weight's device.
+
+    Raises:
+        WeightError: a score is NaN.
     """
-    score = SCORES[selection]
-    generator = generator_for(seed, name, selection)
+    criterion = CRITERIA[selection] if isinstance(selection, str) else selection
+    generator = generator_for(seed, name, selection if isinstance(selection, str) else "")
+    low_rank = low_rank_part(weight) if "low_rank" in criterion.needs else None
     count = weight.shape[0] if neurons is None else len(neurons)
     indices = torch.empty(count, k, dtype=torch.int32, device=weight.device)
     rows_per_block = max(1, ROW_BLOCK_ENTRIES // weight.shape[1])
     for start in range(0, count, rows_per_block):
         stop = min(start + rows_per_block, count)
-        rows = weight[start:stop] if neurons is None else weight[neurons[start:stop].to(weight.device)]
-        indices[start:stop] = top_k(score(rows, generator), k)
+        block = slice(start, stop) if neurons is None else neurons[start:stop].to(weight.device, torch.int64)
+        parts = (part if part is None else part[block] for part in (gradient, low_rank))
+        statistics = Statistics(generator, next(parts), inputs, next(parts))
+        scores = criterion.score(weight[block], statistics)
+        if criterion.needs or not isinstance(selection, str):
+            _require_numbers(scores, name)
+        indices[start:stop] = top_k(scores, k)
     return indices
+
+
+def _require_numbers(scores: Tensor, name: str) -> None:
+    if scores.isnan().any():
+        raise WeightError(
+            f"Choosing inputs of {name}",
+            f"{int(scores.isnan().sum())} of {scores.numel()} scores in a block of neurons are NaN",
+            "Look for NaN in the calibration batches and in the losses that they give",
+        )
 
 
 def require_finite(weight: Tensor, name: str) -> None:

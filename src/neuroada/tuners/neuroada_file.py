@@ -50,6 +50,7 @@ class NeuroAdaFile(AdapterFile):
     def make_room(self, layer: NeuroAdaLinear, adapter_name: str, entry: Entry) -> None:
         """N and K may be others than the configuration gives."""
         layer.resize(adapter_name, entry[DELTAS].shape, covers_all=NEURONS not in entry)
+        layer.awaiting.pop(adapter_name, None)
         for kind in {INDICES, NEURONS} & entry.keys():
             container = getattr(layer, kind)
             if not container.persistent:  # what state dicts leave out, `load_state_dict` leaves out too
