@@ -277,3 +277,23 @@ def test_a_copy_keeps_nothing_of_the_original():
     fill(twin, scale=1.0)
     assert not torch.equal(logits(twin), want)
     assert same_bits(logits(model), want)
+
+
+@pytest.mark.parametrize("variant", ["neat", "nonlinear_lora", "multiplicative_lora"])
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_a_bias_much_larger_than_the_product_costs_no_accuracy(side, variant):
+    """As of the keys of some models; other outputs must not get its rounding."""
+    generator = torch.Generator().manual_seed(2)
+    base = nn.Linear(64, 64).to(torch.bfloat16).requires_grad_(False)
+    with torch.no_grad():
+        base.bias.zero_()
+        base.bias[:4] = 300
+    config = NeatConfig(r=4, side=side, variant=variant, init_weights=False)
+    layer = NeatLinear(copy.deepcopy(base), "default", config, "layer")
+    x = torch.randn(32, 64, generator=generator).to(torch.bfloat16)
+    exact = x.double() @ (base.weight.double() + layer.get_delta_weight("default").double()).T
+    adapted = layer(x)[:, 4:].double()
+    layer.merge()
+    merged = layer(x)[:, 4:].double()
+    error, floor = ((each - exact[:, 4:]).norm() / exact[:, 4:].norm() for each in (adapted, merged))
+    assert error <= 2 * floor

@@ -9,6 +9,13 @@ from neuroada.runs.recipe import bundled_recipes, load_recipe, to_yaml
 from neuroada.runs.train import train
 
 
+@pytest.mark.parametrize("name", ["minilm-cola", "minilm-mrpc", "dinov2-cifar10", "dinov2-clothing10"])
+def test_two_methods_get_the_same_data(name):
+    first, second = (load_recipe(bundled_recipes()[each]) for each in (name, f"{name}-neat"))
+    assert first.data == second.data
+    assert first.evaluation == second.evaluation
+
+
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_it_resolves_and_dry_runs(name, tiny_model_dir, tiny_bert_dir, tiny_dinov2_dir, data_dir, tmp_path):
     recipe = load_recipe(bundled_recipes()[name])

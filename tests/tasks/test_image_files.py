@@ -271,3 +271,24 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(MissingInputError, match=r"set: it cannot be read \(Permission denied\). Give files that you"):
         read_folder(folder)
+
+
+def test_an_archive_whose_headers_alone_are_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "MOST_BYTES", 1000)
+    monkeypatch.setattr(image_files, "BLOCK", 10_000)
+    path = tmp_path / "train.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as file:
+        file.addfile(tarfile.TarInfo("train/" + "a" * 1_000_000))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(MissingInputError, match=r"train.tar.gz: its files are more than 1,000 bytes"):
+        read_folder(path)
+
+
+@pytest.mark.parametrize("name", ["train/.x", "train/cat/a.png"])
+def test_a_negative_size_does_not_lead_back(name, tmp_path):
+    info = tarfile.TarInfo(name)
+    info.size = -512
+    path = tmp_path / "train.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 512))
+    with pytest.raises(MissingInputError, match=r"size is negative|not a whole tar file"):
+        read_folder(path)

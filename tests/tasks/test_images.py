@@ -166,6 +166,40 @@ def test_what_is_transparent_is_white():
     assert decoded(picture(file.getvalue())).getcolors() == [(16, (255, 255, 255))]
 
 
+def test_sixteen_bits_of_either_order_become_eight():
+    values = np.array([[0, 256], [40_000, 65_535]], dtype=np.uint16)
+    for order in ("<u2", ">u2"):
+        file = BytesIO()
+        little = Image.fromarray(values)
+        if order == "<u2":
+            little.save(file, "TIFF")
+        else:
+            mode = "I;16B"
+            Image.frombytes(mode, (2, 2), values.astype(order).tobytes()).save(file, "TIFF")
+        assert np.asarray(decoded(picture(file.getvalue())))[..., 0].tolist() == [[0, 1], [156, 255]]
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), 0.5, dtype=np.float32), np.full((2, 2), 40_000, dtype=np.int32)])
+def test_numbers_without_a_known_range_are_no_picture(values):
+    file = BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    with pytest.raises(ValueError, match="have no known range"):
+        decoded(picture(file.getvalue()))
+
+
+def test_formats_that_start_other_programs_are_not_tried():
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    assert decode_all([picture(postscript)]) == {"here.png": "no image of a known format"}
+
+
+def test_a_class_that_no_picture_to_train_on_has(tmp_path):
+    found = read_folder(write_set(tmp_path / "set", train=20, test=4))
+    with pytest.raises(
+        ConfigError, match=r"no picture of class '\w+' is among the 2 to train on. Raise data.train"
+    ):
+        load_images(found, "mine", Counts(train=2))
+
+
 def test_a_photo_lies_as_the_camera_says():
     upright = noisy(COLOURS["blue"], 0, (6, 4))
     exif = Image.Exif()

@@ -117,6 +117,20 @@ def test_twin_with_a_network_of_another_shape_fails(fault, depth, saved, monkeyp
         require_equal(model, folder, base)
 
 
+def test_a_network_of_another_depth_than_the_configuration_says(tmp_path):
+    peanut(tiny("llama"), 1).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace('"depth": 1', '"depth": 0'))
+    with pytest.raises(AdapterFileError, match=r"it has a peanut_decoders.0 for .* or of another depth"):
+        convert_peanut(tmp_path, tmp_path / "neat")
+    assert not (tmp_path / "neat").exists()
+
+
+def test_a_folder_without_an_adapter(tmp_path):
+    with pytest.raises(AdapterFileError, match="no adapter is there"):
+        convert_peanut(tmp_path, tmp_path / "neat")
+
+
 def test_the_configuration_is_taken_over(saved, tmp_path):
     model = peanut(
         tiny("llama"), 2, "gelu", layers_to_transform=[1], exclude_modules=["lm_head"], task_type="CAUSAL_LM"

@@ -244,6 +244,12 @@ class Recipe(Section):
             raise ValueError("weight decay changes entries outside the mask; set training.weight_decay to 0")
         return self
 
+    @model_validator(mode="after")
+    def _images_have_no_length(self):
+        if isinstance(self.data, ImagesData) and self.training.train_sampling_strategy == "group_by_length":
+            raise ValueError("images have no length; leave training.train_sampling_strategy out")
+        return self
+
     @property
     def settings(self) -> dict[str, Any]:
         """Those of the chosen method."""

@@ -144,6 +144,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
 def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> TrainingArguments:
     """Trainer's arguments: those of the recipe, and what every run has in common."""
     fields = recipe.training.model_dump(exclude={"head_learning_rate", "max_steps", "num_train_epochs", "report_to"})
+    if fields["train_sampling_strategy"] == "random":
+        del fields["train_sampling_strategy"]  # Transformers 5.0 and 5.1 know no other
     by = "epoch" if recipe.training.load_best_model_at_end else "steps"
     arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),

@@ -120,7 +120,14 @@ def head_modules(model: nn.Module) -> list[str]:
             f"{type(model).__name__} does not say which part is its body (base_model_prefix)",
             "Use a model of AutoModelForSequenceClassification or AutoModelForImageClassification",
         )
-    return [name for name, child in children.items() if name != body and any(True for _ in child.parameters())]
+    heads = [name for name, child in children.items() if name != body and any(True for _ in child.parameters())]
+    if not heads:
+        raise ConfigError(
+            "parameters of the classification head",
+            f"{type(model).__name__} has none outside its body ({body})",
+            "Use a model whose head is a module of its own",
+        )
+    return heads
 
 
 def head_parameters(model: nn.Module) -> list[str]:

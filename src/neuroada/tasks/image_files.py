@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import tarfile
 import zlib
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import datasets
 
@@ -24,6 +25,9 @@ SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 MOST_BYTES = 4 * 2**30
 """Of all files of an archive, which are kept in memory: a choice."""
+
+BLOCK = 1 << 20
+"""Bytes that headers may take beyond an eighth of the files: a choice."""
 
 HUB = {
     "cifar10": "uoft-cs/cifar10",
@@ -158,14 +162,15 @@ def _in_archive(path: Path, split: str | None = None) -> Iterator[_Member]:
     """
     room, seen = MOST_BYTES, set()
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with _content_of(path) as content, tarfile.open(fileobj=content, mode="r|") as archive:
             for info in archive:
                 place = f"{path}: {ascii(info.name)[1:-1]}"
                 parts = _sound_parts(info, place)
+                if info.size < 0:
+                    raise MissingInputError(place, "its size is negative", "Make the archive again")
                 room -= info.size
                 if room < 0:
-                    found = f"its files are more than {MOST_BYTES:,} bytes"
-                    raise MissingInputError(f"archive {path}", found, "Unpack it, and give the folder")
+                    raise _too_large(path)
                 if not parts or any(part.startswith(".") for part in parts):
                     continue
                 if split is not None and parts[0] != split:
@@ -176,12 +181,45 @@ def _in_archive(path: Path, split: str | None = None) -> Iterator[_Member]:
                 if parts in seen:
                     raise MissingInputError(place, "the archive holds it twice", "Make the archive again")
                 seen.add(parts)
-                content = archive.extractfile(info)
-                assert content is not None
-                yield _Member(place, parts, partial(BytesIO, content.read()))
+                file = archive.extractfile(info)
+                assert file is not None
+                yield _Member(place, parts, partial(BytesIO, file.read()))
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingInputError(f"archive {path}", f"it is not a whole tar file ({reason})", "Copy it again") from error
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that refuses to give more than an archive may hold, names and headers included."""
+
+    def __init__(self, stream: BinaryIO, path: Path):
+        """Of the decompressed archive at `path`."""
+        self.stream, self.path, self.room = stream, path, MOST_BYTES + MOST_BYTES // 8 + BLOCK
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes."""
+        data = self.stream.read(self.room + 1 if size < 0 else min(size, self.room + 1))
+        self.room -= len(data)
+        if self.room < 0:
+            raise _too_large(self.path)
+        return data
+
+    def close(self) -> None:
+        """The stream as well."""
+        self.stream.close()
+        super().close()
+
+
+def _content_of(path: Path) -> _Bounded:
+    """The decompressed archive."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return _Bounded(cast("BinaryIO", gzip.open(path) if packed else path.open("rb")), path)
+
+
+def _too_large(path: Path) -> MissingInputError:
+    found = f"its files are more than {MOST_BYTES:,} bytes"
+    return MissingInputError(f"archive {path}", found, "Unpack it, and give the folder")
 
 
 def _sound_parts(info: tarfile.TarInfo, place: str) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ SEED = 42
 MOST_PIXELS = 89_478_485
 """Of an image. It is where Pillow begins to warn: a quarter of a gigabyte in three channels."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""That are decoded: Pillow knows more, one of which starts another program."""
+
 THUMBNAIL = 72
 """Longest side of what a report shows, in pixels: a choice."""
 
@@ -103,6 +106,10 @@ def load_images(found: PictureSet, name: str, counts: Counts, strict: bool = Fal
         do = "Repair or remove what is named; without strict such files are left out and counted"
         raise MissingInputError(f"image {left_out[0].place}", reason, do)
     train, selection, test = ([each for each in part if each.place not in problems] for part in parts)
+    few = sorted(set(found.labels) - {picture.label for picture in parts[0]})
+    if few:
+        has = f"no picture of class {few[0]!r} is among the {len(parts[0])} to train on"
+        raise ConfigError(f"training on {found.source}", has, "Raise data.train_records, or hold fewer out")
     gone = sorted({picture.label for picture in parts[0]} - {picture.label for picture in train})
     empty = f"class {gone[0]!r} of the training" if gone else "" if selection and test else "the held-out or the test"
     if empty:
@@ -169,12 +176,14 @@ def decoded(picture: Picture) -> Image:
     """
     from PIL import Image, ImageOps
 
-    with Image.open(picture.open()) as file:
+    with Image.open(picture.open(), formats=FORMATS) as file:
         if file.width * file.height > MOST_PIXELS:
             raise ValueError(f"{file.width:,} x {file.height:,} pixels are more than {MOST_PIXELS:,}")
         ImageOps.exif_transpose(file, in_place=True)
         if file.mode.startswith("I;16"):
-            return file.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+            return file.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+        if file.mode in ("I", "F"):
+            raise ValueError(f"values of mode {file.mode} have no known range")
         if file.has_transparency_data:
             ground = Image.new("RGBA", file.size, "white")
             return Image.alpha_composite(ground, file.convert("RGBA")).convert("RGB")

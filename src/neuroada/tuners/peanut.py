@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
     base weights it was trained on, so that loading the converted one cannot tell.
 
     Args:
-        source: folder (or hub id) of the PEANuT adapter.
+        source: folder of the PEANuT adapter.
         output: folder for the NEAT adapter, without an adapter in it.
 
     Raises:
@@ -40,6 +40,8 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
         raise AdapterFileError(
             f"Converting to {output}", f"{target.name} exists there already", "Choose another folder"
         )
+    if not (Path(source) / SAFETENSORS_WEIGHTS_NAME).exists() and not (Path(source) / WEIGHTS_NAME).exists():
+        raise AdapterFileError(f"Converting the adapter in {source}", "no adapter is there", "Give its folder")
     require_sound_weights(Path(source))
     config = _converted(PeftConfig.from_pretrained(str(source)), source)
     state = load_peft_weights(str(source), device="cpu")
@@ -51,6 +53,8 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
             layers.setdefault(name, {})[part.removesuffix(".weight")] = tensor.float()
         else:
             converted[key] = tensor
+    if not layers:
+        raise AdapterFileError(f"Converting the adapter in {source}", "it adapts no weight", "Save the adapter again")
     for name, parts in layers.items():
         converted |= {f"{name}.{kind}": tensor for kind, tensor in _entry(name, parts, config, source).items()}
     converted[NeatFile.fingerprints] = torch.zeros(len(layers), fingerprint.LENGTH, dtype=torch.uint8)
@@ -77,11 +81,13 @@ def _converted(config: PeftConfig, source: str | Path) -> NeatConfig:
 def _entry(name: str, parts: dict[str, Tensor], config: NeatConfig, source: str | Path) -> dict[str, Tensor]:
     pairs = range((config.depth - 2) // 2)
     hidden = [f"{kind}.{pair}" for kind in ("encoders", "decoders") for pair in pairs]
-    missing = {"A", "B", *hidden} - set(parts)
-    if missing:
+    expected = {"A", "B", *hidden}
+    different = expected ^ set(parts)
+    if different:
+        has = "has no" if min(different) in expected else "has a"
         raise AdapterFileError(
             f"Converting the PEANuT adapter in {source}",
-            f"it has no peanut_{min(missing)} for {name.removeprefix('base_model.model.')}",
+            f"it {has} peanut_{min(different)} for {name.removeprefix('base_model.model.')}",
             "Save the adapter again: the file is damaged, or of another depth than adapter_config.json says",
         )
     entry = {"neat_in": parts["A"], "neat_out": parts["B"]}

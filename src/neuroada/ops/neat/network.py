@@ -129,14 +129,14 @@ def multiplied_input(x: Tensor, seen: Tensor, theta: Theta, network: Network) ->
     return x + network.scaling * (seen @ theta.last.to(seen.dtype)) @ theta.first.to(seen.dtype)
 
 
-def multiplied_output(output: Tensor, bias: Tensor | None, theta: Theta, network: Network) -> Tensor:
-    """(W + s · Bᵀ Aᵀ W) x + b from the base layer's W x + b: "multiplicative_lora" on side "output".
+def multiplied_output(product: Tensor, bias: Tensor | None, theta: Theta, network: Network) -> Tensor:
+    """(W + s · Bᵀ Aᵀ W) x + b from the base layer's W x: "multiplicative_lora" on side "output".
 
-    output: [..., O]. bias: [O] or None.
+    product: [..., O]. bias: [O] or None, added last: it may be much larger than W x.
     """
-    product = output if bias is None else output - bias.to(output.dtype)
-    first, last = theta.first.to(output.dtype), theta.last.to(output.dtype)
-    return output + network.scaling * (product @ first.T) @ last.T
+    first, last = theta.first.to(product.dtype), theta.last.to(product.dtype)
+    output = product + network.scaling * (product @ first.T) @ last.T
+    return output if bias is None else output + bias.to(output.dtype)
 
 
 def widest(*tensors: Tensor) -> torch.dtype:

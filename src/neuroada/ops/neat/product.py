@@ -69,7 +69,8 @@ def _bits(first: Tensor) -> int | None:
     if first.device.type != "cpu":
         return None
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[first.element_size()]
-    return int(first.detach().view(whole).sum())
+    bits = first.detach().view(whole).flatten()
+    return int((bits * torch.arange(1, len(bits) + 1)).sum())
 
 
 def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: Network) -> Tensor:
