@@ -194,9 +194,7 @@ def test_formats_that_start_other_programs_are_not_tried():
 
 def test_a_class_that_no_picture_to_train_on_has(tmp_path):
     found = read_folder(write_set(tmp_path / "set", train=20, test=4))
-    with pytest.raises(
-        ConfigError, match=r"no picture of class '\w+' is among the 2 to train on. Raise data.train"
-    ):
+    with pytest.raises(ConfigError, match=r"no picture of class '\w+' is among the 2 to train on. Raise data.train"):
         load_images(found, "mine", Counts(train=2))
 
 
