@@ -266,14 +266,30 @@ BACKWARD_FAULTS = {
 }
 
 
-@every_side
+@pytest.mark.parametrize(("variant", "side", "depth"), [form for form in FORMS if form[0] != "nonlinear_lora"])
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_twin_with_a_wrong_gradient_of_the_first_layer_fails(fault, side, monkeypatch):
+def test_twin_with_a_wrong_gradient_of_the_first_layer_fails(fault, variant, side, depth, monkeypatch):
     monkeypatch.setattr(function, "first_gradient", BACKWARD_FAULTS[fault])
     with pytest.raises(GradcheckError):
-        checked(build_neat(side=side))
+        checked(build_neat(variant, side, depth, "tanh"))
     with pytest.raises(AssertionError, match=r"error .* of a tensor \[3, 1"):
-        require_good(build_neat(side=side, dtype=torch.float32, batch=(61,)))
+        require_good(build_neat(variant, side, depth, "tanh", torch.float32, batch=(61,)))
+
+
+@every_side
+def test_twin_with_half_the_gradient_where_the_weight_is_not_read_fails(side, monkeypatch):
+    right = function._through_weight
+    monkeypatch.setattr(function, "_through_weight", lambda ctx, gradient: right(ctx, gradient) / 2)
+    with pytest.raises(GradcheckError):
+        checked(build_neat("nonlinear_lora", side))
+
+
+@every_side
+def test_twin_of_the_short_form_with_another_scaling_fails(side):
+    problem = build_neat("multiplicative_lora", side)
+    other = replace(problem, network=replace(problem.network, scaling=1.01 * problem.network.scaling))
+    with pytest.raises(AssertionError, match="not close"):
+        torch.testing.assert_close(other.short_output(), problem.output())
 
 
 @every_side
