@@ -186,9 +186,11 @@ def test_an_activation_in_place_may_follow():
 # The shorter forms of "multiplicative_lora" are taken where they are right.
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_multiplicative_lora_takes_the_short_form_for_one_adapter(side, monkeypatch):
-    layer = wrap(linear(), variant="multiplicative_lora", side=side)
+@pytest.mark.parametrize(("side", "bias"), [("input", True), ("input", False), ("output", False)])
+def test_multiplicative_lora_takes_the_short_form_for_one_adapter(side, bias, monkeypatch):
+    base = linear()
+    base.bias = base.bias if bias else None
+    layer = wrap(base, variant="multiplicative_lora", side=side)
     monkeypatch.setattr(neat, "updated", None)
     layer(inputs()).sum().backward()
 

@@ -51,7 +51,8 @@ class NeatProblem:
         """The same for "multiplicative_lora" in its own, shorter form."""
         if self.network.side == "input":
             return F.linear(multiplied_input(self.x, self.x, self.theta, self.network), self.weight, self.bias)
-        return multiplied_output(F.linear(self.x, self.weight), self.bias, self.theta, self.network)
+        output = multiplied_output(F.linear(self.x, self.weight), self.theta, self.network)
+        return output if self.bias is None else output + self.bias
 
     def expected(self) -> Tensor:
         """The plain layer on the weight with the specification's update added, rounded once to the weight's dtype."""

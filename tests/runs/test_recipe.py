@@ -102,7 +102,7 @@ def test_a_base_that_leads_back_is_an_error(recipe_file: Path):
         ("neuroada.selecton=random", r"no setting 'selecton'. Did you mean 'selection'\?"),
         ("neuroada.peft_type=LORA", r"no setting 'peft_type'"),
         ("neuroada.k=0", r"k=0"),
-        ("method=neurada", r"no such method. Did you mean 'neuroada'\? Known: neuroada, lora, dora"),
+        ("method=neurada", r"no such method. Did you mean 'neuroada'\? Known: neuroada, neat, lora"),
         (
             "data={task: comonsense}",
             r"data\.task = 'comonsense': no such task. Did you mean 'commonsense'\? Known: text",

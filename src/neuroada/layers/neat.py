@@ -103,8 +103,8 @@ class NeatLinear(AdapterLayer):
             theta, network = self.theta(name), self.networks[name]
             if network.side == "input":
                 return self._base_output(multiplied_input(x, seen[name], theta, network), weight, bias)
-            if seen[name] is x and weight.parameter is not None:
-                return multiplied_output(self._base_output(x, weight, None), bias, theta, network)
+            if seen[name] is x and bias is None:
+                return multiplied_output(self._base_output(x, weight, None), theta, network)
         output = self._base_output(x, weight, bias)
         for name in names:
             output = updated(output, seen[name], weight, self.stored_weight, self.theta(name), self.networks[name])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
 import tarfile
 import zlib
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import datasets
 
 from neuroada.errors import MissingInputError
+from neuroada.tasks.bounded import Bounded
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 """Splits by the names that their folders and archives may have."""
@@ -189,32 +189,12 @@ def _in_archive(path: Path, split: str | None = None) -> Iterator[_Member]:
         raise MissingInputError(f"archive {path}", f"it is not a whole tar file ({reason})", "Copy it again") from error
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than an archive may hold, names and headers included."""
-
-    def __init__(self, stream: BinaryIO, path: Path):
-        """Of the decompressed archive at `path`."""
-        self.stream, self.path, self.room = stream, path, MOST_BYTES + MOST_BYTES // 8 + BLOCK
-
-    def read(self, size: int = -1) -> bytes:
-        """At most so many bytes."""
-        data = self.stream.read(self.room + 1 if size < 0 else min(size, self.room + 1))
-        self.room -= len(data)
-        if self.room < 0:
-            raise _too_large(self.path)
-        return data
-
-    def close(self) -> None:
-        """The stream as well."""
-        self.stream.close()
-        super().close()
-
-
-def _content_of(path: Path) -> _Bounded:
-    """The decompressed archive."""
+def _content_of(path: Path) -> Bounded:
+    """The decompressed archive, names and headers included."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return _Bounded(cast("BinaryIO", gzip.open(path) if packed else path.open("rb")), path)
+    stream = cast("BinaryIO", gzip.open(path) if packed else path.open("rb"))  # noqa: SIM115 (`Bounded` closes it)
+    return Bounded(stream, MOST_BYTES + MOST_BYTES // 8 + BLOCK, _too_large(path))
 
 
 def _too_large(path: Path) -> MissingInputError:

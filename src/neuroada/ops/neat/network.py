@@ -129,14 +129,13 @@ def multiplied_input(x: Tensor, seen: Tensor, theta: Theta, network: Network) ->
     return x + network.scaling * (seen @ theta.last.to(seen.dtype)) @ theta.first.to(seen.dtype)
 
 
-def multiplied_output(product: Tensor, bias: Tensor | None, theta: Theta, network: Network) -> Tensor:
-    """(W + s · Bᵀ Aᵀ W) x + b from the base layer's W x: "multiplicative_lora" on side "output".
+def multiplied_output(product: Tensor, theta: Theta, network: Network) -> Tensor:
+    """(W + s · Bᵀ Aᵀ W) x from W x [..., O]: "multiplicative_lora" on side "output", where there is no bias.
 
-    product: [..., O]. bias: [O] or None, added last: it may be much larger than W x.
+    With one, W x is not at hand: taken off again, a large bias would leave its rounding to all outputs.
     """
     first, last = theta.first.to(product.dtype), theta.last.to(product.dtype)
-    output = product + network.scaling * (product @ first.T) @ last.T
-    return output if bias is None else output + bias.to(output.dtype)
+    return product + network.scaling * (product @ first.T) @ last.T
 
 
 def widest(*tensors: Tensor) -> torch.dtype:
