@@ -7,6 +7,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from neuroada.errors import ConfigError
+from neuroada.runs import calibration
+from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.recipe import load_recipe
 from neuroada.runs.train import prepare, train
 
@@ -33,7 +35,9 @@ def recipe(tiny_model_dir, tmp_path):
 
 
 def chosen(recipe) -> dict[str, torch.Tensor]:
-    model = prepare(recipe, QUIET).model
+    prepared = prepare(recipe, QUIET)
+    model = prepared.model
+    choose_by_data(recipe, model, prepared.data, QUIET)
     return {name: buffer for name, buffer in model.named_buffers() if "neuroada_indices" in name}
 
 
@@ -55,6 +59,11 @@ def test_seed_and_count_decide_by_which_records(recipe):
     assert all(torch.equal(each, first[name]) for name, each in chosen(recipe()).items())
     assert any(not torch.equal(each, first[name]) for name, each in chosen(recipe(seed=1)).items())
     assert any(not torch.equal(each, first[name]) for name, each in chosen(recipe(calibration_records=2)).items())
+
+
+def test_a_dry_run_chooses_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "reselect", None)
+    assert train(recipe(), tmp_path / "run", QUIET, dry_run=True) is None
 
 
 def test_a_mask_by_data_is_refused(recipe):

@@ -89,6 +89,7 @@ def train(
     if dry_run:
         console.print("\nDry run: nothing was trained or written.")
         return None
+    choose_by_data(recipe, prepared.model, prepared.data, console)
     if not resume:
         labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
         folder.create(resolved, environment(arguments.device, recipe.seed) | labels)
@@ -137,7 +138,6 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
         trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
-    choose_by_data(recipe, trainee.model, data, console)
     return Prepared(trainee, loaded.processor, loaded.source, source, data)
 
 
