@@ -7,24 +7,40 @@ import typer
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file, such as those in benchmarks/studies.")],
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of a bundled study, or a file; none to list them.")
+    ] = "",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the tasks' data sets.")] = None,
     model: Annotated[str | None, typer.Option(help="Model in place of the recipe's: directory or hub id.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the cells' runs; default: runs/FILE.", show_default=False)
+        Path | None, typer.Option(help="Folder of the cells' runs; default: runs/STUDY.", show_default=False)
     ] = None,
     records: Annotated[Path, typer.Option(help="A record of each cell is appended to this file, once.")] = Path(
         "study.jsonl"
     ),
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.", show_default=False)] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Cells trained at a time.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each cell; default: PyTorch's.", show_default=False)
+    ] = None,
 ) -> None:
-    """Train the cells of a study that are not there yet; run it again to go on where it stopped."""
+    """Train the cells of a study that are not there yet; run it again to go on where it stopped.
+
+    Several machines that share the output folder share the work: start the same command on each.
+    """
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.grid import bundled_studies, find_study
         from neuroada.measure.record import Record, append_records, read_records
         from neuroada.measure.study import run_study
+
+    if not name:
+        for known_name, path in bundled_studies().items():
+            said = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+            console.print(f"{known_name:<18}{said}", soft_wrap=True, markup=False)
+        return
+    file = find_study(name)
 
     def name_of(record: Record) -> tuple[str, str, str]:
         return record.status, record.notes.get("study", ""), record.notes.get("cell", "")
@@ -37,7 +53,8 @@ def study(
 
     given = {"data.data_dir": data_dir and str(data_dir), "model.name": model}
     values = {key: value for key, value in given.items() if value is not None}
-    done = run_study(file, output or Path("runs") / file.stem, values, console, threads, keep)
+    folder = output or Path("runs") / file.stem
+    done = run_study(file, folder, values, console, threads, processes, keep)
     failed = [record for record in done if record.status != "ok"]
     for record in failed:
         console.print(f"{record.notes['cell']}: {record.status}: {record.reason}", markup=False, soft_wrap=True)

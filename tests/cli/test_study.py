@@ -51,7 +51,7 @@ def test_a_cell_is_recorded_once_however_often_the_study_is_run(study_file: Path
 
 def test_finished_runs_become_records_and_tables(study_file: Path):
     neuroada("study", str(study_file))
-    runs = sorted(map(str, Path("runs/small").iterdir()))
+    runs = sorted(map(str, Path("runs/small").glob("neuroada-*")))
     done = neuroada("bench", "run", *runs, "--output", "run.jsonl")
     assert "2 records appended to run.jsonl" in done.stdout
     assert [record.notes["run"] for record in read_records(Path("run.jsonl"))] == [Path(run).name for run in runs]

@@ -1,15 +1,17 @@
-"""Studies: their files, their cells, and what is trained again."""
+"""Studies: in which order cells are trained, what is trained again, and what becomes of failures."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
 from neuroada.errors import ConfigError
 from neuroada.measure import study as module
-from neuroada.measure.study import load_study, run_study
+from neuroada.measure.grid import load_study, rows_of
+from neuroada.measure.study import run_study
 from neuroada.runs.environment import environment
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import to_yaml
@@ -117,38 +119,10 @@ def test_another_content_is_another_cell(study_file, trained, tmp_path):
     assert len(first & other) == 2  # those of LoRA, whose recipe holds no block of NeuroAda
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("recipe: x\nseeds: []\nmethods: {}", "seeds: List should have at least 1 item"),
-        (
-            "recipe: x\nseeds: [0]\nmethods: {a: {set: {}, learning_rates: [0]}}",
-            "learning_rates.0: Input should be great",
-        ),
-        ("recipe: x\nseed: [0]", "seed: Extra inputs are not permitted"),
-        ("a: [", "Give a YAML file"),
-    ],
-)
-def test_a_file_that_is_no_study(tmp_path, content, message):
-    path = tmp_path / "bad.yaml"
-    path.write_text(content)
-    with pytest.raises(ConfigError, match=message):
-        load_study(path)
-
-
 def test_a_cell_that_cannot_be_meant_is_found_before_any_is_trained(study_file, trained, tmp_path):
     with pytest.raises(ConfigError, match=r"unknown key 'data\.blocks'"):
         run_study(study_file, tmp_path / "runs", {"data.blocks": 1}, QUIET)
     assert trained == []
-
-
-@pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parents[2].glob("benchmarks/studies/*.yaml")), ids=lambda p: p.stem
-)
-def test_the_studies_of_this_repository_can_be_meant(path):
-    study = load_study(path)
-    for label in study.methods:
-        assert list(module._cells(study, label, {}, study.seeds))
 
 
 def test_a_complete_cell_is_not_trained_again(tiny_model_dir, tmp_path):
@@ -168,3 +142,41 @@ def test_a_complete_cell_is_not_trained_again(tiny_model_dir, tmp_path):
     first, again = (run_study(path, tmp_path / "runs", {}, QUIET)[0] for _ in range(2))
     assert first.status == "ok", first.reason
     assert first.measurements == again.measurements
+
+
+def test_several_cells_at_a_time_give_the_same_cells(study_file, trained, tmp_path):
+    one = run_study(study_file, tmp_path / "one", {}, QUIET)
+    several = run_study(study_file, tmp_path / "several", {}, QUIET, processes=3)
+    assert {record.notes["cell"] for record in one} == {record.notes["cell"] for record in several}
+    assert len(several) == len(one) == 5
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(study_file, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    row = next(rows_of(load_study(study_file), {}))
+    busy, output = row.cell(0.1, 0), tmp_path / "runs"
+    (output / module.LOCKS).mkdir(parents=True)
+    lock = FileLock(output / module.LOCKS / busy.name)
+    lock.acquire()
+    seen: list[str] = []
+
+    def keep(record):
+        seen.append(record.notes["cell"])
+        if len(seen) == 3:  # every cell that can be trained without knowing the best rate
+            finish(busy.recipe, output / busy.name)
+            lock.release()
+
+    records = run_study(study_file, output, {}, QUIET, keep=keep)
+    assert busy.name not in seen[:3]
+    assert len(records) == 5
+    assert ("neuroada", 0.2, 1) in trained
+
+
+def test_of_equal_rates_the_lower_one_is_best(study_file, monkeypatch, tmp_path):
+    def call(function, arguments, threads):
+        recipe = arguments["recipe"]
+        return finish(recipe, arguments["output"]) | {"held_out_loss_after": 1.0}
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    records = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert [record.settings["learning_rate"] for record in records if record.method != "LoRA"] == [0.1, 0.2, 0.1]

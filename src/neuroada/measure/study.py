@@ -1,87 +1,48 @@
-"""A study: recipes that differ in method, learning rate and seed, run cell by cell, and what they scored."""
+"""A study: its cells trained, here or on several machines at once, and what they scored."""
 
 from __future__ import annotations
 
-import hashlib
-import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from filelock import FileLock, Timeout
 from rich.console import Console
 
-from neuroada.errors import ConfigError
 from neuroada.measure.bars import counting
+from neuroada.measure.grid import Cell, GridRow, Study, load_study, rows_of
 from neuroada.measure.machine import provenance
 from neuroada.measure.process import call_in_fresh_process
 from neuroada.measure.record import Record
 from neuroada.measure.rounds import Row
 from neuroada.measure.run import run_fields, run_record, selection_value
 from neuroada.runs.folder import RunFolder
-from neuroada.runs.recipe import find_recipe, load_recipe, to_yaml
 from neuroada.runs.schema import Recipe
 
+LOCKS = ".locks"
+"""Folder, in that of the cells, of the locks on cells that are being trained."""
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StudyMethod(_Strict):
-    """A row of a study. set: what it changes in the recipe. learning_rates: tried with the first seed."""
-
-    set: dict[str, Any]
-    learning_rates: list[PositiveFloat] = Field(min_length=1)
+PATIENCE = 5.0
+"""Seconds that a cell which another process is training is waited for, before the next cell is looked at."""
 
 
-class Study(_Strict):
-    """What a study file says.
+@dataclass
+class _Progress:
+    """How far a row has come. scored: by learning rate what its first seed reached, None where it failed."""
 
-    recipe: name or path. set: changes for every cell. seeds: the first one chooses each method's learning rate by the
-    held-out part, and the best rate is then trained with all of them. methods: by label.
-    """
+    row: GridRow
+    scored: dict[float, float | None] = field(default_factory=dict)
 
-    recipe: str
-    set: dict[str, Any] = {}
-    seeds: list[int] = Field(min_length=1)
-    methods: dict[str, StudyMethod] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training of a study."""
-
-    label: str
-    learning_rate: float
-    recipe: Recipe
-
-    @property
-    def name(self) -> str:
-        """Of its run folder: readable, and another one for any other content."""
-        digest = hashlib.sha256(to_yaml(self.recipe).encode()).hexdigest()[:8]
-        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
-        return f"{slug}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{digest}"
-
-
-def load_study(path: Path) -> Study:
-    """Read a study file.
-
-    Raises:
-        ConfigError: it cannot be read, or says something unknown.
-    """
-    try:
-        return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"study {path}", str(error), "Give a YAML file such as those in benchmarks/studies"
-        ) from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"study {path}", problems, "Correct the file") from None
+    def others(self) -> list[Cell]:
+        """The cells of the best rate with the other seeds; none if every rate failed. Of equal rates the lower."""
+        found = {rate: value for rate, value in sorted(self.scored.items()) if value is not None}
+        best = max(found, key=lambda rate: found[rate], default=None)
+        return [] if best is None else [self.row.cell(best, seed) for seed in self.row.study.seeds[1:]]
 
 
 def run_study(
@@ -90,42 +51,79 @@ def run_study(
     values: Mapping[str, Any],
     console: Console,
     threads: int | None = None,
+    processes: int = 1,
     keep: Callable[[Record], None] = lambda _: None,
 ) -> list[Record]:
     """Train every cell that `output` does not have yet; one record for each cell, failures too.
 
-    values: dotted keys set in every recipe, such as data.data_dir. keep: called with each record as soon as its cell
-    ends. Cells that were interrupted go on.
+    Cells that were interrupted go on. Several calls, on several machines too, may share an `output`: each cell is
+    locked while it is trained, and all of them end with all cells.
+
+    Args:
+        path: of the study file.
+        output: folder of the cells' run folders.
+        values: dotted keys set in every recipe, such as data.data_dir.
+        console: for the bar.
+        threads: of each cell's process; None for PyTorch's own.
+        processes: how many cells are trained at a time.
+        keep: called with each record as soon as its cell ends.
     """
     study = load_study(path)
-    cells = {label: list(_cells(study, label, values, study.seeds[:1])) for label in study.methods}
-    for each in cells.values():
-        for cell in each:
-            to_yaml(cell.recipe)
-    total = sum(map(len, cells.values())) + len(cells) * (len(study.seeds) - 1)
+    rows = [_Progress(row) for row in rows_of(study, values)]
+    waiting = deque((each, cell) for each in rows for cell in _first_cells(each.row))
+    total = len(waiting) + len(rows) * (len(study.seeds) - 1)
+    running: dict[Future[_Outcome | None], tuple[_Progress, Cell]] = {}
     records = []
-    with counting(console, "Cells", total) as advance:
-
-        def run(cell: Cell) -> dict[str, Any] | None:
-            advance(cell.name, 0)
-            row = Row(cell.label)
-            arguments = {"recipe": cell.recipe, "output": output / cell.name, "threads": threads}
-            summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
-            records.append(_record(study, path, cell, row, RunFolder(output / cell.name)))
-            keep(records[-1])
-            advance("", 1)
-            return summary
-
-        for label, tried in cells.items():
-            scored = [(cell, summary) for cell in tried if (summary := run(cell)) is not None]
-            if not scored:
-                advance("", len(study.seeds) - 1)
-                continue
-            best = max(scored, key=lambda pair: selection_value(pair[1]))[0].learning_rate
-            for cell in _cells(study, label, values, study.seeds[1:]):
-                if cell.learning_rate == best:
-                    run(cell)
+    with counting(console, "Cells", total) as advance, ThreadPoolExecutor(processes) as pool:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                place = waiting.popleft()
+                advance(place[1].name, 0)
+                running[pool.submit(_attempt, place[1], output, threads)] = place
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                each, cell = running.pop(future)
+                outcome = future.result()
+                if outcome is None:
+                    waiting.append((each, cell))
+                    continue
+                records.append(_record(study, path, cell, outcome, RunFolder(output / cell.name)))
+                keep(records[-1])
+                advance("", 1)
+                if cell.recipe.seed != study.seeds[0]:
+                    continue
+                each.scored[cell.learning_rate] = outcome.value
+                if len(each.scored) == len(each.row.learning_rates):
+                    others = each.others()
+                    waiting.extendleft((each, other) for other in reversed(others))
+                    advance("", 0 if others else len(study.seeds) - 1)
     return records
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a cell. value: larger is better; None if it failed."""
+
+    row: Row
+    value: float | None
+
+
+def _first_cells(row: GridRow) -> Iterator[Cell]:
+    for rate in row.learning_rates:
+        yield row.cell(rate, row.study.seeds[0])
+
+
+def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
+    """Train a cell, or read what it reached; None while another process trains it."""
+    folder, row = output / cell.name, Row(cell.label)
+    locks = output / LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / cell.name, timeout=PATIENCE):
+            arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
+            summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
+    except Timeout:
+        return None
+    return _Outcome(row, None if summary is None else selection_value(summary))
 
 
 def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
@@ -140,21 +138,16 @@ def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, A
     return folder.read_summary()
 
 
-def _cells(study: Study, label: str, values: Mapping[str, Any], seeds: list[int]) -> Iterator[Cell]:
-    method, path = study.methods[label], find_recipe(study.recipe)
-    for seed in seeds:
-        for rate in method.learning_rates:
-            changes = {**study.set, **method.set, "training.learning_rate": rate, "seed": seed, **values}
-            yield Cell(label, rate, load_recipe(path, values=changes))
-
-
-def _record(study: Study, path: Path, cell: Cell, row: Row, folder: RunFolder) -> Record:
+def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: RunFolder) -> Record:
+    point = {} if cell.point is None else {"point": cell.point}
+    axis = {} if study.axis is None else {"axis": study.axis.name}
     fields: dict[str, Any] = {
         "kind": "study",
         "method": cell.label,
-        "settings": {"learning_rate": cell.learning_rate},
-        "notes": {"study": path.stem, "recipe": study.recipe, "cell": cell.name},
+        "settings": {"learning_rate": cell.learning_rate, **point},
+        "notes": {"study": path.stem, "recipe": study.recipe, "cell": cell.name, **axis},
     }
+    row = outcome.row
     if row.status == "ok":
         return run_record(folder, fields)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

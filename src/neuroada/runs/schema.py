@@ -259,6 +259,10 @@ class Recipe(Section):
         """Every value, defaults included, as plain types; blocks of methods not chosen are left out."""
         return self.model_dump(mode="json", exclude=set(METHODS) - {self.method})
 
+    def differing(self) -> dict[str, Any]:
+        """As `resolved`, without the values that are defaults: keys that the schema gains later change nothing."""
+        return self.model_dump(mode="json", exclude=set(METHODS) - {self.method}, exclude_defaults=True)
+
 
 def section_of(location: tuple[int | str, ...]) -> type[Section]:
     """The class that the keys of a part of a recipe belong to; `location` as pydantic tells it."""

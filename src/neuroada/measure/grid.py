@@ -1,0 +1,162 @@
+"""What a study trains: recipes that differ in method, in a setting along an axis, in learning rate and in seed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+
+from neuroada.errors import ConfigError, near
+from neuroada.runs.recipe import find_recipe, load_recipe, parse_yaml
+from neuroada.runs.schema import Recipe
+
+Rates = list[PositiveFloat]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Change(_Strict):
+    """What a method, or a point of an axis, changes in the recipe.
+
+    set: dotted keys. learning_rates: tried with the first seed.
+    """
+
+    set: dict[str, Any] = {}
+    learning_rates: Rates = []
+
+
+class Axis(_Strict):
+    """A setting that every method is trained at several values of. name: what the numbers are, as a figure says it."""
+
+    name: str = Field(min_length=1)
+    points: dict[float, Change] = Field(min_length=1)
+
+
+class Study(_Strict):
+    """What a study file says.
+
+    recipe: name or path. set: changes for every cell. seeds: the first one chooses the learning rate of each row by
+    the held-out part, and the best rate is then trained with all of them. methods: by label. axis: a row for each
+    method and point, or for each method if there is none. Learning rates stand with the methods or with the points.
+    """
+
+    recipe: str
+    set: dict[str, Any] = {}
+    seeds: list[int] = Field(min_length=1)
+    methods: dict[str, Change] = Field(min_length=1)
+    axis: Axis | None = None
+
+    @model_validator(mode="after")
+    def _rates_once(self) -> Study:
+        points = [None] if self.axis is None else list(self.axis.points)
+        for label in self.methods:
+            for point in points:
+                given = [change.learning_rates for change in self.changes(label, point) if change.learning_rates]
+                if len(given) != 1:
+                    where = label if point is None else f"{label} at {point:g}"
+                    raise ValueError(f"{where}: learning_rates are given {'twice' if given else 'nowhere'}")
+        return self
+
+    def changes(self, label: str, point: float | None) -> list[Change]:
+        """Of a method, and of a point if there are any."""
+        method = self.methods[label]
+        return [method] if self.axis is None or point is None else [method, self.axis.points[point]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study."""
+
+    label: str
+    point: float | None
+    learning_rate: float
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of its run folder: readable, and another one for any other content, wherever the data lie."""
+        content = self.recipe.differing()
+        content.get("data", {}).pop("data_dir", None)
+        said = yaml.safe_dump({key: value for key, value in content.items() if value != {}})
+        digest = hashlib.sha256(said.encode()).hexdigest()[:8]
+        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+        at = "" if self.point is None else f"-at{self.point:g}"
+        return f"{slug}{at}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{digest}"
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One line of a study's table: a method, at a point if there is an axis. values: set in every recipe."""
+
+    study: Study
+    label: str
+    point: float | None
+    values: Mapping[str, Any]
+
+    @property
+    def learning_rates(self) -> Rates:
+        """That the first seed tries, in ascending order."""
+        return sorted(rate for change in self.study.changes(self.label, self.point) for rate in change.learning_rates)
+
+    def cell(self, learning_rate: float, seed: int) -> Cell:
+        """One training of this row.
+
+        Raises:
+            ConfigError: the recipe that results cannot be meant.
+        """
+        parts = {**self.study.set}
+        for change in self.study.changes(self.label, self.point):
+            parts |= change.set
+        parts |= {"training.learning_rate": learning_rate, "seed": seed, **self.values}
+        return Cell(self.label, self.point, learning_rate, load_recipe(find_recipe(self.study.recipe), values=parts))
+
+
+def rows_of(study: Study, values: Mapping[str, Any]) -> Iterator[GridRow]:
+    """The rows of a study's table; values: dotted keys set in every recipe, such as data.data_dir."""
+    for label in study.methods:
+        for point in [None] if study.axis is None else list(study.axis.points):
+            yield GridRow(study, label, point, values)
+
+
+def bundled_studies() -> dict[str, Path]:
+    """Name and path of each study that comes with the package."""
+    folder = Path(str(files("neuroada"))) / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_study(name: str) -> Path:
+    """The file of a bundled study's name or of a path.
+
+    Raises:
+        ConfigError: neither is there; the message lists the bundled names, near ones first.
+    """
+    bundled = bundled_studies()
+    path = Path(name).expanduser()
+    if name in bundled or path.is_file():
+        return bundled.get(name, path)
+    raise ConfigError(f"study {name!r}", "neither a bundled study nor a file", near(path.stem, bundled))
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ConfigError: it cannot be read, or says something unknown.
+    """
+    try:
+        return Study.model_validate(parse_yaml(path.read_text(encoding="utf-8"), f"study {path}"))
+    except (OSError, UnicodeDecodeError) as error:
+        do = "Give a YAML file such as those in src/neuroada/studies"
+        raise ConfigError(f"study {path}", str(error), do) from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+        raise ConfigError(f"study {path}", problems, "Correct the file") from None

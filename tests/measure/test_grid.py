@@ -1,0 +1,114 @@
+"""Study files, and the cells that they mean."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuroada.errors import ConfigError
+from neuroada.measure.grid import bundled_studies, find_study, load_study, rows_of
+from neuroada.runs.recipe import to_yaml
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    content = {"model": {"name": "somewhere"}, "method": "neuroada", "training": {"max_steps": 2, "learning_rate": 1}}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def study(tmp_path: Path, **content):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"seeds": [0, 1], **content}, sort_keys=False))
+    return load_study(path)
+
+
+def test_each_method_is_a_row_at_each_point(tmp_path, recipe):
+    points = {
+        1: {"set": {"neuroada.k": 1}, "learning_rates": [0.2, 0.1]},
+        5: {"set": {"neuroada.k": 5}, "learning_rates": [0.3]},
+    }
+    methods = {
+        "magnitude": {"set": {"neuroada.selection": "magnitude"}},
+        "random": {"set": {"neuroada.selection": "random"}},
+    }
+    found = study(tmp_path, recipe=str(recipe), methods=methods, axis={"name": "k", "points": points})
+    rows = list(rows_of(found, {"model.name": "elsewhere"}))
+    assert [(row.label, row.point, row.learning_rates) for row in rows] == [
+        ("magnitude", 1.0, [0.1, 0.2]),
+        ("magnitude", 5.0, [0.3]),
+        ("random", 1.0, [0.1, 0.2]),
+        ("random", 5.0, [0.3]),
+    ]
+    cell = rows[3].cell(0.3, 1)
+    assert cell.recipe.neuroada == {"k": 5, "selection": "random"}
+    assert (cell.recipe.seed, cell.recipe.training.learning_rate, cell.recipe.model.name) == (1, 0.3, "elsewhere")
+    assert cell.name.startswith("random-at5-lr0.3-seed1-")
+
+
+def test_a_name_tells_contents_apart_and_nothing_else(tmp_path, recipe):
+    found = study(tmp_path, recipe=str(recipe), methods={"a": {"learning_rates": [0.1]}})
+
+    def name(**values) -> str:
+        (row,) = rows_of(found, {key.replace("__", "."): value for key, value in values.items()})
+        return row.cell(0.1, 0).name
+
+    assert name() == name(data__data_dir="/elsewhere"), "the same data in another place"
+    assert name() == name(calibration_records=128), "a default that is written out"
+    assert name() == name(lora={"r": 3}), "a block of a method that is not trained"
+    assert len({name(), name(neuroada__k=2), name(training__max_steps=3), name(model__name="other")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("methods", "axis", "message"),
+    [
+        ({"a": {}}, None, "a: learning_rates are given nowhere"),
+        (
+            {"a": {"learning_rates": [1]}},
+            {"name": "k", "points": {1: {"learning_rates": [1]}}},
+            "a at 1: learning_rates are given twice",
+        ),
+        ({"a": {"learning_rates": [1]}}, {"name": "k", "points": {}}, "axis.points: Dictionary should have at least 1"),
+        ({"a": {"learning_rates": [1]}}, {"name": "k", "points": {"x": {}}}, "axis.points.x"),
+    ],
+)
+def test_rates_stand_in_one_place(tmp_path, methods, axis, message):
+    with pytest.raises(ConfigError, match=message):
+        study(tmp_path, recipe="x", methods=methods, axis=axis)
+
+
+@pytest.mark.parametrize("name", bundled_studies())
+def test_the_bundled_studies_can_be_meant(name):
+    found = load_study(find_study(name))
+    rows = list(rows_of(found, {}))
+    names = {row.cell(rate, seed).name for row in rows for rate in row.learning_rates for seed in found.seeds}
+    assert len(names) == sum(len(row.learning_rates) for row in rows) * len(found.seeds)
+    assert all(to_yaml(row.cell(row.learning_rates[0], 0).recipe) for row in rows)
+
+
+def test_a_study_is_found_by_name_or_path(tmp_path):
+    assert find_study("cola") == bundled_studies()["cola"]
+    (tmp_path / "own.yaml").write_text("")
+    assert find_study(str(tmp_path / "own.yaml")) == tmp_path / "own.yaml"
+    with pytest.raises(ConfigError, match=r"study 'colla': neither a bundled study nor a file.*cola"):
+        find_study("colla")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("recipe: x\nseeds: []\nmethods: {}", "seeds: List should have at least 1 item"),
+        (
+            "recipe: x\nseeds: [0]\nmethods: {a: {set: {}, learning_rates: [0]}}",
+            "learning_rates.0: Input should be great",
+        ),
+        ("recipe: x\nseed: [0]", "seed: Extra inputs are not permitted"),
+        ("a: [", "it is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_study(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_study(path)
