@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neuroada.measure.record import Machine, Measurement, Record, Shape
+from neuroada.measure.record import Machine, Measurement, Record, RecordedScore, Shape
 
 CPU = Machine(
     device="cpu, 2 threads, x86_64",
@@ -47,3 +47,36 @@ def build(method: str, values: dict[str, float | tuple[float, float, float]], **
 def make() -> Callable[..., Record]:
     """The builder."""
     return build
+
+
+@pytest.fixture
+def cell(make: Callable[..., Record]) -> Callable[..., Record]:
+    """A builder of records of a study on CoLA: method, rate, seed, held-out score, test score."""
+
+    def one(
+        method: str, rate: float, seed: int, selection: float, score: float, *, point=None, study="cola", **changes
+    ):
+        units = {"selection": "x", "training_time": "s", "peak_memory": "bytes", "trained_parameters": "parameters"}
+        values = {"trained_parameters": 20736, "selection": selection, "training_time": 60, "peak_memory": 2**30}
+        measured = {name: Measurement.count(value, units[name]) for name, value in values.items()}
+        interval = {"low": score - 0.1, "high": score + 0.1, "count": 50}
+        both = [
+            RecordedScore(when=when, name="cola", metric="matthews", value=value, **interval)
+            for when, value in (("before", score - 0.1), ("after", score))
+        ]
+        fields = {
+            "kind": "study",
+            "settings": {"learning_rate": rate, **({} if point is None else {"point": point})},
+            "seed": seed,
+            "notes": {
+                "study": study,
+                "recipe": "minilm-cola",
+                "cell": f"{method}{point}{rate}{seed}",
+                **({} if point is None else {"axis": "deltas a neuron"}),
+            },
+            "measurements": measured,
+            "scores": both,
+        }
+        return make(method, {}, **{**fields, **changes})
+
+    return one

@@ -1,38 +1,13 @@
 """Tables of studies."""
 
-import pytest
-
-from neuroada.measure.record import Measurement, RecordedScore
-from neuroada.report.study import best_cells, study_table
-
-
-@pytest.fixture
-def cell(make):
-    def one(method: str, rate: float, seed: int, selection: float, score: float, **changes):
-        units = {"selection": "x", "training_time": "s", "peak_memory": "bytes", "trained_parameters": "parameters"}
-        values = {"trained_parameters": 20736, "selection": selection, "training_time": 60, "peak_memory": 2**30}
-        measured = {name: Measurement.count(value, units[name]) for name, value in values.items()}
-        interval = {"low": score - 0.1, "high": score + 0.1, "count": 50}
-        both = [
-            RecordedScore(when=when, name="cola", metric="matthews", value=value, **interval)
-            for when, value in (("before", score - 0.1), ("after", score))
-        ]
-        fields = {
-            "kind": "study",
-            "settings": {"learning_rate": rate},
-            "seed": seed,
-            "notes": {"study": "cola", "recipe": "minilm-cola", "cell": f"{method}{rate}{seed}"},
-            "measurements": measured,
-            "scores": both,
-        }
-        return make(method, {}, **{**fields, **changes})
-
-    return one
+from neuroada.report.study import study_table
+from neuroada.report.study_rows import studies_of
 
 
 def test_the_best_rate_is_that_of_the_first_seed_on_the_held_out_part(cell):
     cells = [cell("a", 0.1, 0, 0.3, 0.9), cell("a", 0.2, 0, 0.4, 0.1), cell("a", 0.2, 1, 0.0, 0.3)]
-    assert best_cells(cells) == cells[1:]
+    (study,) = studies_of(cells)
+    assert study.rows[0].best == cells[1:]
     table = study_table(cells)
     assert "0.2 of 0.1, 0.2" in table
     assert "0.200 ± 0.141 (2 seeds)" in table
@@ -55,7 +30,21 @@ def test_of_many_tests_the_average_stands_beside_the_rate_and_all_in_a_table_of_
         (_, after), names = one.scores, ("boolq", "piqa", "ARC-e", "average")
         one.scores[:] = [after.model_copy(update={"name": name, "value": mean}) for name in names]
     table = study_table(cells)
-    assert "| method | trained | learning rate | average, matthews | peak memory |" in table
+    assert "| method | trained | learning rate | average, matthews | training | peak memory |" in table
     assert "0.300 ± 0.141 (2 seeds)" in table
     assert "| method | boolq | piqa | ARC-e | average |" in table
     assert "| a | 0.300 | 0.300 | 0.300 | 0.300 |" in table
+
+
+def test_of_equal_rates_the_lower_one_is_shown(cell):
+    cells = [cell("a", 0.2, 0, 0.3, 0.9), cell("a", 0.1, 0, 0.3, 0.5), cell("a", 0.1, 1, 0.3, 0.7)]
+    assert "0.1 of 0.1, 0.2" in study_table(cells)
+    assert "0.600 ± 0.141 (2 seeds)" in study_table(cells)
+
+
+def test_each_point_of_an_axis_is_a_row(cell):
+    cells = [cell("a", 0.1, 0, 0.3, 0.9, point=1), cell("a", 0.1, 0, 0.3, 0.8, point=20)]
+    table = study_table(cells)
+    assert "| method | deltas a neuron | trained |" in table
+    assert "| a | 1 | 20,736 | 0.1 of 0.1 | 0.900 (one seed) | 60 s |" in table
+    assert "| a | 20 | 20,736 | 0.1 of 0.1 | 0.800 (one seed) | 60 s |" in table

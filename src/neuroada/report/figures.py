@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from neuroada.errors import MissingInputError
 from neuroada.measure.record import Machine, Record
 from neuroada.report.figure5 import METHODS, MODELS, figure5_points
 from neuroada.report.rows import Row
+from neuroada.report.study_figure import draw_study, study_points
 
 Data = Any
 
@@ -66,12 +68,21 @@ def _bar_text(point: dict[str, Any], value: float) -> str:
     return point["failure"].split(":")[0] if point["failure"] else "not measured"
 
 
+def _of_study(name: str, caption: str) -> FigureKind:
+    return FigureKind(
+        f"{caption}; mean and standard deviation over seeds", partial(study_points, name=name), draw_study
+    )
+
+
 FIGURES = {
     "figure5": FigureKind(
         "Training memory and speed of NeuroAda, mask-based tuning and full fine-tuning, batch 2 (the paper's Figure 5)",
         _figure5_data,
         _draw_figure5,
     ),
+    "budget": _of_study("budget", "NeuroAda and mask-based tuning by share of trained weights (the paper's Figure 4)"),
+    "coverage": _of_study("coverage", "NeuroAda by share of neurons that are trained (the paper's Figure 6)"),
+    "strategies": _of_study("strategies", "Criteria by which inputs are chosen (the paper's Figure 7)"),
 }
 """What `<!-- figure:NAME -->` in a Markdown file can name."""
 

@@ -2,95 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import mean, stdev
+from collections.abc import Sequence
+from statistics import mean
 
-from neuroada.measure.record import Record, RecordedScore
+from neuroada.measure.record import Record
 from neuroada.report.rows import machine_text, source_text
-from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes
-
-FEW = 3
-"""As many tests have columns of their own beside the learning rate."""
+from neuroada.report.study_rows import FEW, StudyResults, StudyRow, studies_of
+from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes, seconds_text
 
 
 def study_table(records: Sequence[Record]) -> str:
-    """One table for each study and machine, in the order in which their first cells were trained."""
-    studies: dict[tuple[str, str], dict[str, Record]] = {}
-    for record in records:
-        if record.kind == "study":
-            key = record.notes["study"], machine_text(record.machine)
-            studies.setdefault(key, {})[record.notes["cell"]] = record
-    return "\n\n".join(_study(list(cells.values())) for cells in studies.values()) or NOT_MEASURED
+    """One table for each study, and of many tests another one with each."""
+    return "\n\n".join(_study(study) for study in studies_of(records)) or NOT_MEASURED
 
 
-def _study(cells: list[Record]) -> str:
-    titles = {score.name: f"{score.name}, {score.metric}" for cell in cells for score in _after(cell)}
-    shown = list(titles) if len(titles) <= FEW else list(titles)[-1:]  # of many tests their average
-    header = ("method", "trained", "learning rate", *(titles[name] for name in shown), "peak memory")
-    first = cells[0]
-    heading = (
-        f"**{first.notes['study']}**: recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. "
-        f"{machine_text(first.machine)}; {source_text(cells)}. Learning rate chosen on the held-out part "
-        "with the first seed; mean ± standard deviation over seeds."
-    )
-    methods = [list(group) for group in _by_method(cells)]
-    parts = [heading, markdown(header, [_row(group, shown) for group in methods])]
-    if len(titles) > FEW:
-        each = [[group[0].method, *_means(best_cells(group), titles)] for group in methods]
-        parts += ["Each test, mean over seeds:", markdown(["method", *titles], each)]
-    return "\n\n".join(parts)
+def study_header(study: StudyResults) -> list[str]:
+    """Of the table that `study_cells` fills."""
+    axis = [] if study.axis is None else [study.axis]
+    tests = study.tests
+    titles = [tests[name] for name in study.shown]
+    return ["method", *axis, "trained", "learning rate", *titles, "training", "peak memory"]
 
 
-def _after(cell: Record) -> list[RecordedScore]:
-    return [score for score in cell.scores if score.when == "after"]
-
-
-def _values(cells: Sequence[Record], test: str) -> list[float]:
-    return [score.value for cell in cells for score in _after(cell) if score.name == test]
-
-
-def _means(cells: Sequence[Record], tests: Iterable[str]) -> list[str]:
-    found = [_values(cells, test) for test in tests]
-    return [f"{mean(values):.3f}" if values else NONE for values in found]
-
-
-def _by_method(cells: Iterable[Record]) -> Iterable[list[Record]]:
-    methods: dict[str, list[Record]] = {}
-    for cell in cells:
-        methods.setdefault(cell.method, []).append(cell)
-    return methods.values()
-
-
-def best_cells(cells: Sequence[Record]) -> list[Record]:
-    """Those of a method's best learning rate by the held-out part with the first seed; none where all failed."""
-    trained = [cell for cell in cells if cell.status == "ok"]
-    if not trained:
-        return []
-    first = [cell for cell in trained if cell.seed == trained[0].seed]
-    best = max(first, key=lambda cell: cell.measurements["selection"].p50).settings["learning_rate"]
-    return [cell for cell in trained if cell.settings["learning_rate"] == best]
-
-
-def _row(cells: list[Record], tests: Sequence[str]) -> list[str]:
-    best = best_cells(cells)
+def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
+    """Of one row."""
+    names = [row.method, *([] if row.point is None else [f"{row.point:g}"])]
+    best, tests = row.best, study.shown
     if not best:
-        return [cells[0].method, cells[0].status, NONE, *(NONE for _ in tests), NONE]
-    tried = sorted({cell.settings["learning_rate"] for cell in cells})
-    rate = f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}"
+        return [*names, row.cells[0].status, NONE, *(NONE for _ in tests), NONE, NONE]
+    tried = sorted({cell.settings["learning_rate"] for cell in row.cells})
     trained = best[0].measurements["trained_parameters"].p50
-    peaks = [cell.measurements["peak_memory"].p50 for cell in best]
     return [
-        best[0].method,
+        *names,
         f"{trained:,.0f}",
-        rate,
-        *(_spread(_values(best, name)) for name in tests),
-        mebibytes(max(peaks)),
+        f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}",
+        *(spread_text(row, name) for name in tests),
+        seconds_text(mean(cell.measurements["training_time"].p50 for cell in best)),
+        mebibytes(max(cell.measurements["peak_memory"].p50 for cell in best)),
     ]
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread_text(row: StudyRow, test: str) -> str:
+    """Mean and standard deviation over seeds."""
+    values = row.values(test)
     if not values:
         return NONE
     if len(values) == 1:
         return f"{values[0]:.3f} (one seed)"
-    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)} seeds)"
+    return f"{mean(values):.3f} ± {row.deviation(test):.3f} ({len(values)} seeds)"
+
+
+def study_heading(study: StudyResults) -> str:
+    """What was trained, where and when."""
+    cells = study.cells
+    first, machines = cells[0], dict.fromkeys(machine_text(cell.machine) for cell in cells)
+    return (
+        f"recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. {'; '.join(machines)}; "
+        f"{source_text(cells)}. Learning rate chosen on the held-out part with the first seed; mean ± standard "
+        "deviation over seeds; training times were taken beside other work."
+    )
+
+
+def _study(study: StudyResults) -> str:
+    table = markdown(study_header(study), [study_cells(study, row) for row in study.rows])
+    parts = [f"**{study.name}**: {study_heading(study)}", table]
+    if len(study.tests) > FEW:
+        parts += ["Each test, mean over seeds:", _each_test(study)]
+    return "\n\n".join(parts)
+
+
+def _each_test(study: StudyResults) -> str:
+    rows = []
+    for row in study.rows:
+        means = [row.mean(name) for name in study.tests]
+        rows.append([row.label, *(NONE if value is None else f"{value:.3f}" for value in means)])
+    return markdown(["method", *study.tests], rows)

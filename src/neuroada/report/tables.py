@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from neuroada.measure.record import Record
 from neuroada.report.costs import plan_table, select_table, switch_table
 from neuroada.report.figure5 import figure5_table
+from neuroada.report.findings import findings_text
 from neuroada.report.op import op_table, product_table
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
 from neuroada.report.runs import run_table
@@ -90,6 +91,7 @@ TABLES: dict[str, Table] = {
     "switch": switch_table,
     "select": select_table,
     "study": study_table,
+    "findings": findings_text,
     "runs": run_table,
 }
 """What `<!-- table:NAME -->` in a Markdown file can name."""

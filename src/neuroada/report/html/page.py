@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from neuroada.measure.record import Record
 from neuroada.report.html.beside import Beside, beside_published
 from neuroada.report.html.charts import Chart, Intervals
 from neuroada.report.html.classes import ClassView, class_views
@@ -19,6 +20,7 @@ from neuroada.report.html.curves import curves, score_intervals
 from neuroada.report.html.deltas import read_deltas
 from neuroada.report.html.examples import CHANGES, Examples, read_examples
 from neuroada.report.html.run import Run
+from neuroada.report.html.studies import StudyPart, study_parts
 from neuroada.report.html.tables import Cell, Row, Table, facts, overview, score_table, settings_table
 from neuroada.report.html.where import DeltaView, delta_views, size_charts
 
@@ -68,8 +70,8 @@ class Part:
         return list(dict.fromkeys(test for _, examples, _ in self.examples for test in examples.counts))
 
 
-def report_page(runs: Sequence[Run]) -> str:
-    """The page, all in one; the same text for the same runs.
+def report_page(runs: Sequence[Run], records: Sequence[Record] = ()) -> str:
+    """The page, all in one; the same text for the same runs and the same records of studies.
 
     Raises:
         ConfigError: a record in a run's folder is broken; the message names file and line.
@@ -81,15 +83,23 @@ def report_page(runs: Sequence[Run]) -> str:
     parts = [_part(f"part{number}", title, members) for number, (title, members) in enumerate(subjects.items(), 1)]
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    studies = study_parts(records)
     text = TEMPLATES.get_template("page.html").render(
-        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+        title=_title(runs, studies),
         parts=parts,
+        studies=studies,
         changes=CHANGES,
         colours=COLOURS,
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair, a file cannot
+
+
+def _title(runs: Sequence[Run], studies: Sequence[StudyPart]) -> str:
+    if len(runs) == 1:
+        return runs[0].name
+    return f"{len(runs)} runs" if runs else studies[0].title if len(studies) == 1 else f"{len(studies)} studies"
 
 
 def _part(name: str, title: str, runs: Sequence[Run]) -> Part:

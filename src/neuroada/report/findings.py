@@ -1,0 +1,140 @@
+"""What studies found, in words made from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import mean
+
+from neuroada.measure.record import Record
+from neuroada.report.study_rows import StudyResults, StudyRow, studies_of
+from neuroada.report.text import NOT_MEASURED
+
+SIGNIFICANT = 0.05
+"""Probability below which a difference is called more than the spread over seeds."""
+
+CLAIMS = {
+    "strategies": (
+        "The paper (Figure 7, LLaMA-7B) finds all four of its strategies close: their averages over the budgets lie "
+        "between 77.69 and 79.24 on COMMONSENSE15K and between 35.89 and 36.54 on GSM8K, and magnitude wins most often."
+    ),
+    "coverage": (
+        "The paper (Figure 6, LLaMA-7B) finds that more neurons are consistently better; it prints no values."
+    ),
+    "budget": (
+        "The paper (Figure 4, LLaMA-7B) finds NeuroAda as good as mask-based tuning or better at most budgets, and "
+        "about 9 and 14 points better at 6.05 % and 10.09 % on COMMONSENSE15K. The two are the same mathematics: with "
+        "the same support and optimiser they train to the same weights."
+    ),
+}
+"""What the NeuroAda paper says of its studies, by the name of ours."""
+
+
+def findings_text(records: Sequence[Record]) -> str:
+    """A list of sentences for each study."""
+    parts = []
+    for study in studies_of(records):
+        sentences = [*findings(study), *([CLAIMS[study.name]] if study.name in CLAIMS else [])]
+        parts.append("\n".join(f"- {sentence}" for sentence in sentences))
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
+def findings(study: StudyResults) -> list[str]:
+    """Sentences, the most general first; none where nothing was scored. What they call equal may differ by less than
+    three seeds can show."""
+    test = study.shown[-1] if study.shown else ""
+    scored = [row for row in study.rows if row.values(test)]
+    if len(scored) < 2:
+        return []
+    title = study.tests[test]
+    if study.axis is None:
+        return [_capital(_ranking(scored, test, title)), *_same(study, [None], test)]
+    points = [point for point in study.points if sum(row.point == point for row in scored) > 1]
+    sentences = [*_wins(study, points, test, title)]
+    for point in points:
+        there = [row for row in scored if row.point == point]
+        sentences.append(f"At {point:g} {study.axis}: {_ranking(there, test, title)}")
+    return [*sentences, *_trends(study, test), *_same(study, points, test)]
+
+
+def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -> list[str]:
+    if not points:
+        return []
+    means: dict[str, list[float]] = {}
+    wins = dict.fromkeys(study.methods, 0)
+    for point in points:
+        there = {row.method: row.mean(test) or 0.0 for row in study.rows if row.point == point and row.values(test)}
+        for method, value in there.items():
+            means.setdefault(method, []).append(value)
+            wins[method] += value == max(there.values())
+    whole = {method: mean(values) for method, values in means.items() if len(values) == len(points)}
+    if len(whole) < 2:
+        return []
+    order = sorted(whole, key=lambda method: -whole[method])
+    listed = ", ".join(f"{method} {whole[method]:.3f} (best at {wins[method]})" for method in order)
+    return [f"Averaged over {len(points)} values of {study.axis}, {title}: {listed}."]
+
+
+def _ranking(rows: Sequence[StudyRow], test: str, title: str) -> str:
+    """The best, those that the seeds cannot tell from it, and those that they can."""
+    order = sorted(rows, key=lambda row: -(row.mean(test) or 0.0))
+    best, equal, lower = order[0], [], []
+    for row in order[1:]:
+        probability = difference(best.values(test), row.values(test))
+        said = f"{row.method} ({row.mean(test):.3f})"
+        (lower if probability is not None and probability < SIGNIFICANT else equal).append(said)
+    sentence = f"best is {best.method} with {best.mean(test):.3f} ({title})"
+    if equal:
+        sentence += f"; the spread over seeds does not tell {_listed(equal)} from it"
+    if lower:
+        sentence += f"; lower by more than the spread: {_listed(lower)}"
+    return f"{sentence}."
+
+
+def _trends(study: StudyResults, test: str) -> list[str]:
+    sentences = []
+    for method in study.methods:
+        rows = [study.row(method, point) for point in study.points]
+        there = [row for row in rows if row is not None and row.values(test)]
+        if len(there) < 2:
+            continue
+        first, last = there[0], there[-1]
+        probability = difference(first.values(test), last.values(test))
+        change = (last.mean(test) or 0.0) - (first.mean(test) or 0.0)
+        clear = probability is not None and probability < SIGNIFICANT
+        how = ("rises" if change > 0 else "falls") if clear else "changes by no more than the spread over seeds"
+        values = ", ".join(f"{row.mean(test):.3f}" for row in there)
+        sentences.append(f"{method} {how} from {first.point:g} to {last.point:g} {study.axis}: {values}.")
+    return sentences
+
+
+def _same(study: StudyResults, points: Sequence[float | None], test: str) -> list[str]:
+    """Pairs of methods that scored exactly the same with every seed."""
+    sentences = []
+    for one, other in combinations(study.methods, 2):
+        pairs = [(study.row(one, point), study.row(other, point)) for point in points]
+        there = [(a.values(test), b.values(test)) for a, b in pairs if a is not None and b is not None]
+        if there and all(first and first == second for first, second in there):
+            sentences.append(f"{one} and {other} score exactly the same in every cell.")
+    return sentences
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Two-sided probability of Welch's t-test; None for fewer than two values each, 1 for equal means."""
+    from scipy.stats import ttest_ind
+
+    if len(one) < 2 or len(other) < 2:
+        return None
+    if mean(one) == mean(other):
+        return 1.0
+    if len({*one}) == 1 and len({*other}) == 1:
+        return 0.0
+    return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

@@ -1,0 +1,122 @@
+"""Records of studies brought together: rows, each with the cells of its best learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+
+from neuroada.measure.record import Record, RecordedScore
+
+FEW = 3
+"""As many tests are shown one by one; of more, their average alone."""
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A method, at a point if the study has an axis. cells: all of its trainings."""
+
+    method: str
+    point: float | None
+    cells: Sequence[Record]
+
+    @property
+    def label(self) -> str:
+        """Method and point."""
+        return self.method if self.point is None else f"{self.method} at {self.point:g}"
+
+    @cached_property
+    def best(self) -> list[Record]:
+        """Cells of the best learning rate by the held-out part with the first seed; none where all failed.
+
+        Of equal rates the lower one.
+        """
+        trained = [cell for cell in self.cells if cell.status == "ok"]
+        if not trained:
+            return []
+        first = sorted((cell for cell in trained if cell.seed == trained[0].seed), key=_rate)
+        rate = _rate(max(first, key=lambda cell: cell.measurements["selection"].p50))
+        return [cell for cell in trained if _rate(cell) == rate]
+
+    def values(self, test: str) -> list[float]:
+        """What its best cells scored, a value a seed."""
+        return [score.value for cell in self.best for score in scores_after(cell) if score.name == test]
+
+    def mean(self, test: str) -> float | None:
+        """Over seeds."""
+        values = self.values(test)
+        return mean(values) if values else None
+
+    def deviation(self, test: str) -> float:
+        """Standard deviation over seeds; 0 for one."""
+        values = self.values(test)
+        return stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What is recorded of one study, in the order in which its rows were first trained."""
+
+    name: str
+    rows: Sequence[StudyRow]
+
+    @property
+    def cells(self) -> list[Record]:
+        """Of all rows."""
+        return [cell for row in self.rows for cell in row.cells]
+
+    @property
+    def axis(self) -> str | None:
+        """What its points are."""
+        return self.cells[0].notes.get("axis")
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """Titles by name; of many tests an average is the last."""
+        return {score.name: f"{score.name}, {score.metric}" for cell in self.cells for score in scores_after(cell)}
+
+    @property
+    def shown(self) -> list[str]:
+        """Tests that tables have columns of; the last one is what the study is about."""
+        tests = list(self.tests)
+        return tests if len(tests) <= FEW else tests[-1:]
+
+    @property
+    def methods(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    @property
+    def points(self) -> list[float]:
+        """In ascending order; none without an axis."""
+        return sorted({row.point for row in self.rows if row.point is not None})
+
+    def row(self, method: str, point: float | None) -> StudyRow | None:
+        """The one of this method and point."""
+        return next((row for row in self.rows if (row.method, row.point) == (method, point)), None)
+
+
+def studies_of(records: Iterable[Record]) -> list[StudyResults]:
+    """By name, in the order in which their first cells were recorded; of a cell recorded twice the newer record."""
+    cells: dict[str, dict[str, Record]] = {}
+    for record in records:
+        if record.kind == "study":
+            cells.setdefault(record.notes["study"], {})[record.notes["cell"]] = record
+    return [StudyResults(name, _rows(found.values())) for name, found in cells.items()]
+
+
+def scores_after(cell: Record) -> list[RecordedScore]:
+    """After training."""
+    return [score for score in cell.scores if score.when == "after"]
+
+
+def _rows(cells: Iterable[Record]) -> list[StudyRow]:
+    rows: dict[tuple[str, float | None], list[Record]] = {}
+    for cell in cells:
+        rows.setdefault((cell.method, cell.settings.get("point")), []).append(cell)
+    return [StudyRow(*key, found) for key, found in rows.items()]
+
+
+def _rate(cell: Record) -> float:
+    return float(cell.settings["learning_rate"])

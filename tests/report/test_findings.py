@@ -1,0 +1,89 @@
+"""What studies found, in words."""
+
+import pytest
+
+from neuroada.report.findings import CLAIMS, difference, findings, findings_text
+from neuroada.report.study_rows import studies_of
+
+
+def sentences(cells) -> list[str]:
+    (study,) = studies_of(cells)
+    return findings(study)
+
+
+def three(cell, method: str, scores: tuple[float, float, float], **changes):
+    return [cell(method, 0.1, seed, 0.5, score, **changes) for seed, score in enumerate(scores)]
+
+
+def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that_they_do_not(cell):
+    cells = [
+        *three(cell, "low", (0.10, 0.11, 0.12)),
+        *three(cell, "near", (0.78, 0.82, 0.86)),
+        *three(cell, "top", (0.80, 0.83, 0.86)),
+    ]
+    assert sentences(cells) == [
+        "Best is top with 0.830 (cola, matthews); the spread over seeds does not tell near (0.820) from it; lower by "
+        "more than the spread: low (0.110)."
+    ]
+
+
+def test_one_seed_tells_nothing_apart(cell):
+    found = sentences([cell("a", 0.1, 0, 0.5, 0.9), cell("b", 0.1, 0, 0.5, 0.1)])
+    assert found == ["Best is a with 0.900 (cola, matthews); the spread over seeds does not tell b (0.100) from it."]
+
+
+def test_methods_that_score_the_same_everywhere_are_said_to(cell):
+    cells = [*three(cell, "NeuroAda", (0.7, 0.8, 0.75)), *three(cell, "mask", (0.7, 0.8, 0.75))]
+    assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same in every cell."
+    cells[-1].scores[1] = cells[-1].scores[1].model_copy(update={"value": 0.7500001})
+    assert "exactly" not in sentences(cells)[-1]
+
+
+def test_along_an_axis_wins_and_trends_are_counted(cell):
+    cells = [
+        *three(cell, "up", (0.10, 0.11, 0.12), point=1),
+        *three(cell, "up", (0.80, 0.81, 0.82), point=20),
+        *three(cell, "flat", (0.50, 0.51, 0.52), point=1),
+        *three(cell, "flat", (0.50, 0.52, 0.51), point=20),
+    ]
+    found = sentences(cells)
+    assert found[0] == (
+        "Averaged over 2 values of deltas a neuron, cola, matthews: flat 0.510 (best at 1), up 0.460 (best at 1)."
+    )
+    assert found[1].startswith("At 1 deltas a neuron: best is flat with 0.510 (cola, matthews); lower by more")
+    assert found[2].startswith("At 20 deltas a neuron: best is up with")
+    assert "up rises from 1 to 20 deltas a neuron: 0.110, 0.810." in found
+    assert any(each.startswith("flat changes by no more than the spread over seeds from 1 to 20") for each in found)
+
+
+def test_falling_is_said_as_well(cell):
+    cells = [*three(cell, "a", (0.80, 0.81, 0.82), point=1), *three(cell, "a", (0.1, 0.11, 0.12), point=2)]
+    assert "a falls from 1 to 2 deltas a neuron: 0.810, 0.110." in sentences(cells)
+
+
+def test_a_row_that_failed_is_left_out(cell):
+    failed = cell("b", 0.1, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
+    assert sentences([*three(cell, "a", (0.1, 0.2, 0.3)), failed]) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "least", "most"),
+    [
+        ((0.1, 0.2, 0.3), (0.1, 0.2, 0.3), 1.0, 1.0),
+        ((0.5, 0.5), (0.6, 0.6), 0.0, 0.0),
+        ((0.80, 0.81, 0.82), (0.10, 0.11, 0.12), 0.0, 1e-4),
+        ((0.80, 0.90, 0.70), (0.79, 0.91, 0.73), 0.5, 1.0),
+    ],
+)
+def test_the_probability_of_a_difference(one, other, least, most):
+    assert least <= difference(one, other) <= most
+
+
+def test_fewer_than_two_values_have_no_probability():
+    assert difference((0.1,), (0.2, 0.3)) is None
+
+
+def test_the_paper_s_claim_follows_what_was_found(cell):
+    text = findings_text([*three(cell, "a", (0.1, 0.2, 0.3), study="coverage")])
+    assert text == f"- {CLAIMS['coverage']}"
+    assert findings_text([]) == "Not measured."
