@@ -7,12 +7,18 @@ import pytest
 
 from neuroada.errors import ConfigError, RunFolderError
 from neuroada.runs.folder import RunFolder, whole_folder, write_text
+from neuroada.runs.recipe import check_recipe, to_yaml
+
+
+def resolved(**changes) -> str:
+    content = {"model": {"name": "m"}, "method": "neuroada", "training": {"max_steps": 2, "learning_rate": 0.1}}
+    return to_yaml(check_recipe(content | changes, "a recipe"))
 
 
 @pytest.fixture
 def begun(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    folder.create("a: 1\nb: 2\n", {"python": "3"})
+    folder.create(resolved(), {"python": "3"})
     return folder
 
 
@@ -47,14 +53,23 @@ def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_resume_needs_an_unfinished_run_of_the_same_recipe(begun: RunFolder, tmp_path: Path):
-    begun.check_resumable("a: 1\nb: 2\n")
-    with pytest.raises(ConfigError, match="begun with another recipe; now: b: 3"):
-        begun.check_resumable("a: 1\nb: 3\n")
+    begun.check_resumable(resolved())
+    with pytest.raises(ConfigError, match="begun with another recipe; now: seed: 3"):
+        begun.check_resumable(resolved(seed=3))
     with pytest.raises(RunFolderError, match="there is no run in it"):
         RunFolder(tmp_path / "other").check_resumable("")
     begun.finish({})
     with pytest.raises(RunFolderError, match="that run is complete"):
-        begun.check_resumable("a: 1\nb: 2\n")
+        begun.check_resumable(resolved())
+
+
+def test_a_run_begun_before_recipes_had_a_key_goes_on_with_its_default(begun: RunFolder):
+    older = "".join(line for line in resolved().splitlines(keepends=True) if "calibration_records" not in line)
+    assert older != resolved()
+    begun.recipe.write_text(older)
+    begun.check_resumable(resolved())
+    with pytest.raises(ConfigError, match="now: calibration_records: 7"):
+        begun.check_resumable(resolved(calibration_records=7))
 
 
 def test_rewind_drops_what_is_done_again_and_a_torn_line(begun: RunFolder):

@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroada.errors import ConfigError, RunFolderError
 from neuroada.runs.methods import ADAPTERS
+from neuroada.runs.recipe import load_recipe, to_yaml
 
 
 class RunFolder:
@@ -51,7 +52,7 @@ class RunFolder:
             raise RunFolderError(asked, "there is no run in it", "Leave --resume out, or name the run's folder")
         if self.summary.exists():
             raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
-        before = self.recipe.read_text(encoding="utf-8")
+        before = to_yaml(load_recipe(self.recipe))  # what recipes could not say yet when it was begun has its default
         if before != recipe:
             changed = [line.strip() for line in recipe.splitlines() if line not in before.splitlines()]
             found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"
