@@ -1,9 +1,11 @@
 """neuroada bench: measure, and render what was measured."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from neuroada_cli.bench_output import keep_records, method_names, open_console, print_known, print_table, required_shape
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Measure cost against every peer, and render the records."
@@ -47,20 +49,20 @@ def step(
     list_: List = False,
 ) -> None:
     """Whole training steps: time and peak memory against the frozen limit."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.step import StepPlan, run_step
         from neuroada.report.rows import grouped
         from neuroada.report.tables import STEP_HEADER, step_rows
     if list_:
-        return _print_known(console)
+        return print_known(console)
     plan = StepPlan(
-        shape=_required(shape),
+        shape=required_shape(shape),
         layers=layers,
         batch=batch,
         sequence=sequence,
         dtype=dtype,
-        methods=_methods(methods),
+        methods=method_names(methods),
         per_neuron=tuple(k),
         rounds=rounds if time else 0,
         warmup=warmup,
@@ -70,9 +72,9 @@ def step(
         threads=threads,
     )
     records = run_step(plan, console)
-    _keep(console, output, records)
+    keep_records(console, output, records)
     for group in grouped(records):
-        _print_table(console, STEP_HEADER, step_rows(group))
+        print_table(console, STEP_HEADER, step_rows(group))
 
 
 @app.command()
@@ -96,18 +98,18 @@ def op(
     list_: List = False,
 ) -> None:
     """Layer by layer: time, dense products and saved bytes, and our products alone."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.op import OpPlan, run_op
         from neuroada.report.op import op_table, product_table
     if list_:
-        return _print_known(console)
+        return print_known(console)
     plan = OpPlan(
-        shape=_required(shape),
+        shape=required_shape(shape),
         batch=batch,
         sequence=sequence,
         dtype=dtype,
-        methods=_methods(methods),
+        methods=method_names(methods),
         per_neuron=tuple(k),
         parts=tuple(part),
         rounds=rounds,
@@ -117,7 +119,7 @@ def op(
         threads=threads,
     )
     records = run_op(plan, console)
-    _keep(console, output, records)
+    keep_records(console, output, records)
     tables = {"layer": op_table, "product": product_table}
     for name in plan.parts:
         console.print(f"\n{tables[name](records)}", soft_wrap=True, markup=False)
@@ -136,14 +138,14 @@ def switch(
     output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "switch.jsonl",
 ) -> None:
     """Switch between two adapters, against loading one."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.switch import SwitchPlan, run_switch
         from neuroada.report.costs import SWITCH_HEADER, switch_cells
         from neuroada.report.rows import grouped
     records = run_switch(SwitchPlan(model, k, dtype, loads, switches, device, seed, threads), console)
-    _keep(console, output, records)
-    _print_table(console, SWITCH_HEADER, [switch_cells(row) for group in grouped(records) for row in group.rows])
+    keep_records(console, output, records)
+    print_table(console, SWITCH_HEADER, [switch_cells(row) for group in grouped(records) for row in group.rows])
 
 
 @app.command()
@@ -159,17 +161,19 @@ def select(
     output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "select.jsonl",
 ) -> None:
     """Choose the supports of one block's weights: time and peak memory."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.select import SelectPlan, run_select
         from neuroada.report.costs import SELECT_HEADER, select_rows
         from neuroada.report.rows import grouped
         from neuroada.selection import WITHOUT_DATA
     chosen = WITHOUT_DATA if strategies == "all" else tuple(name.strip() for name in strategies.split(","))
-    records = run_select(SelectPlan(_required(shape), chosen, tuple(k), rounds, dtype, device, seed, threads), console)
-    _keep(console, output, records)
+    records = run_select(
+        SelectPlan(required_shape(shape), chosen, tuple(k), rounds, dtype, device, seed, threads), console
+    )
+    keep_records(console, output, records)
     for group in grouped(records):
-        _print_table(console, SELECT_HEADER, select_rows(group))
+        print_table(console, SELECT_HEADER, select_rows(group))
 
 
 @app.command()
@@ -187,7 +191,7 @@ def plan(
     output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "plan.jsonl",
 ) -> None:
     """Compare plans with the peak memory of real training on the CPU, a process each."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.plan import PlanCheck, run_plan_check
         from neuroada.report.costs import PLAN_HEADER, plan_cells
@@ -195,9 +199,33 @@ def plan(
     chosen = tuple(name.strip() for name in methods.split(","))
     check = PlanCheck(model, chosen, tuple(batch), sequence, dtype, k, rank, checkpointing, seed, threads)
     records = run_plan_check(check, console)
-    _keep(console, output, records)
+    keep_records(console, output, records)
     rows = [plan_cells(row, group.newest.batch or 0) for group in grouped(records) for row in group.rows]
-    _print_table(console, PLAN_HEADER, rows)
+    print_table(console, PLAN_HEADER, rows)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "smollm2-135m-instruct",
+    max_memory: Annotated[list[int], typer.Option(help="MiB of gradients at a time; repeatable.")] = [16, 64, 256],  # noqa: B006 (typer copies it)
+    k: Annotated[int, typer.Option(help="Deltas a neuron.")] = 1,
+    batches: Annotated[int, typer.Option(help="Sequences, one at a time.")] = 4,
+    sequence: Annotated[int, typer.Option("--seq", help="Tokens of a sequence.")] = 64,
+    threads: Threads = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "calibrate.jsonl",
+) -> None:
+    """Choose inputs by gradients of a few layers at a time, against dense gradients: memory and indices."""
+    console = open_console()
+    with console.status("Loading PyTorch, Transformers and PEFT"):
+        from neuroada.measure.calibrate import CalibrationPlan, run_calibration
+        from neuroada.report.costs import CALIBRATE_HEADER, calibrate_rows
+        from neuroada.report.rows import grouped
+    limits = tuple(size << 20 for size in max_memory)
+    records = run_calibration(CalibrationPlan(model, limits, k, batches, sequence, seed, threads), console)
+    keep_records(console, output, records)
+    for group in grouped(records):
+        print_table(console, CALIBRATE_HEADER, calibrate_rows(group))
 
 
 @app.command("run")
@@ -206,12 +234,12 @@ def record_runs(
     output: Annotated[Path, typer.Option(help="Records are appended to this file.")] = RESULTS / "run.jsonl",
 ) -> None:
     """Record what finished runs trained, cost and scored, for the tables of the docs."""
-    console = _console()
+    console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.measure.run import read_run
         from neuroada.report.runs import run_table
     records = [read_run(run) for run in runs]
-    _keep(console, output, records)
+    keep_records(console, output, records)
     console.print(f"\n{run_table(records)}", soft_wrap=True, markup=False)
 
 
@@ -223,7 +251,7 @@ def render(
     ] = False,
 ) -> None:
     """Make the tables and figures of README.md and docs anew from the records."""
-    console = _console()
+    console = open_console()
     from neuroada.errors import MissingInputError
     from neuroada.report.render import render as run
 
@@ -235,53 +263,3 @@ def render(
     if check and changed:
         console.print("Run `neuroada bench render` and commit what it writes.")
         raise typer.Exit(1)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _required(shape: str | None) -> str:
-    from neuroada.errors import ConfigError
-    from neuroada.measure.shapes import SHAPES
-
-    if shape is None:
-        raise ConfigError("a benchmark without --shape", "no model is named", f"Known: {', '.join(SHAPES)}")
-    return shape
-
-
-def _methods(text: str) -> tuple[str, ...]:
-    from neuroada.measure.methods import METHODS
-
-    return tuple(METHODS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _print_known(console: Any) -> None:
-    from neuroada.measure.methods import METHODS
-    from neuroada.measure.shapes import SHAPES
-
-    for shape in SHAPES.values():
-        sizes = ", ".join(f"{name} {size:,}" for name, size in shape.described().sizes.items())
-        console.print(f"{shape.name:<16}  {sizes}", soft_wrap=True)
-    console.print(f"\nMethods: {', '.join(METHODS)}", soft_wrap=True)
-
-
-def _keep(console: Any, output: Path, records: Any) -> None:
-    from neuroada.measure.record import append_records
-
-    append_records(output, records)
-    console.print(f"{len(records)} records appended to {output}", soft_wrap=True)
-
-
-def _print_table(console: Any, header: Any, rows: Any) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)

@@ -5,7 +5,7 @@ import torch
 
 from neuroada.errors import ConfigError
 from neuroada.measure import plan as module
-from neuroada.measure.clock import PeakMemory
+from neuroada.measure.clock import PeakMemory, return_large_blocks
 from neuroada.measure.plan import PlanCheck, run_plan_check, training_memory
 from neuroada.measure.process import call_in_fresh_process
 from neuroada.runs.plan import Simulator
@@ -56,7 +56,7 @@ def test_memory_that_a_step_takes_is_seen(tiny_model_dir, monkeypatch):
 
 
 def test_freed_blocks_are_returned():
-    module._return_large_blocks()
+    return_large_blocks()
     with PeakMemory(torch.device("cpu")) as memory:
         for _ in range(8):
             blocks = [torch.ones(1 << 18) for _ in range(16)]

@@ -98,6 +98,16 @@ def _return_freed_pages() -> None:
             trim(0)
 
 
+def return_large_blocks() -> None:
+    """Let glibc give freed blocks of 64 KiB and more back at once.
+
+    Its own limit grows to 32 MiB as such blocks are freed, and what it then keeps for later is resident, not in use.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 16)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

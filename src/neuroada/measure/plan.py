@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from neuroada.errors import ConfigError, near
 from neuroada.layers import held
 from neuroada.measure.bars import counting
-from neuroada.measure.clock import PeakMemory
+from neuroada.measure.clock import PeakMemory, return_large_blocks
 from neuroada.measure.machine import provenance
 from neuroada.measure.pretrained import described, load_frozen
 from neuroada.measure.process import call_in_fresh_process
@@ -108,7 +106,7 @@ def training_memory(check: PlanCheck, method: str, batch: int, return_at_once: b
     if check.threads is not None:
         torch.set_num_threads(check.threads)
     if return_at_once:
-        _return_large_blocks()
+        return_large_blocks()
     torch.manual_seed(check.seed)
     _Training(check, method, _small_model(check.dtype)).steps(torch.zeros(2, 16, dtype=torch.long), 2)
     with PeakMemory(CPU) as before:
@@ -147,16 +145,6 @@ class _Training:
                 self.model(input_ids=ids, labels=ids).loss.backward()
                 self.optimiser.step()
                 self.optimiser.zero_grad()
-
-
-def _return_large_blocks() -> None:
-    """Let glibc give freed blocks of 64 KiB and more back at once.
-
-    Its own limit grows to 32 MiB as such blocks are freed, and what it then keeps for later is resident, not in use.
-    """
-    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 16)
 
 
 def _record(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from neuroada.errors import ConfigError, MissingInputError
 
-Kind = Literal["step", "op", "switch", "select", "plan", "study", "run"]
+Kind = Literal["step", "op", "switch", "select", "calibrate", "plan", "study", "run"]
 Status = Literal["ok", "out of memory", "not available", "failed"]
 
 

@@ -13,6 +13,7 @@ SWITCH_HEADER = ("adapters", "switch", "load", "share", "quick load", "share", "
 """Each share is that of a switch in the load before it."""
 
 SELECT_HEADER = ("strategy", "one block", "all blocks", "peak memory")
+CALIBRATE_HEADER = ("method", "held at a time", "peak memory", "to dense", "indices", "other than by dense", "time")
 
 
 def plan_table(records: Sequence[Record]) -> str:
@@ -74,6 +75,32 @@ def select_rows(group: Group) -> list[list[str]]:
         whole = None if time is None else blocks * time
         cells = [seconds_text(time), seconds_text(whole), mebibytes(row.p50("peak_memory"))]
         rows.append([row.label, *cells] if row.failure is None else [row.label, row.failure, NONE, NONE])
+    return rows
+
+
+def calibrate_table(records: Sequence[Record]) -> str:
+    """Choosing by gradients a few layers at a time, against dense gradients of all weights."""
+    return _each(records, "calibrate", "Choosing by gradients in", CALIBRATE_HEADER, calibrate_rows)
+
+
+def calibrate_rows(group: Group) -> list[list[str]]:
+    """The cells of CALIBRATE_HEADER."""
+    rows = []
+    for row in group.rows:
+        if row.failure is not None:
+            rows.append([row.method, row.failure, *([NONE] * (len(CALIBRATE_HEADER) - 2))])
+            continue
+        counts = [row.p50(name) for name in ("indices", "other_indices")]
+        rows.append(
+            [
+                row.label,
+                mebibytes(row.settings.get("max_memory")),
+                mebibytes(row.p50("peak_memory")),
+                ratio_text(row.measurements.get("memory_to_dense")),
+                *(NONE if count is None else f"{count:,.0f}" for count in counts),
+                seconds_text(row.p50("time")),
+            ]
+        )
     return rows
 
 

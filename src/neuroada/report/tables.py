@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from neuroada.measure.record import Record
-from neuroada.report.costs import plan_table, select_table, switch_table
+from neuroada.report.costs import calibrate_table, plan_table, select_table, switch_table
 from neuroada.report.figure5 import figure5_table
 from neuroada.report.findings import findings_text
 from neuroada.report.op import op_table, product_table
@@ -90,6 +90,7 @@ TABLES: dict[str, Table] = {
     "plan": plan_table,
     "switch": switch_table,
     "select": select_table,
+    "calibrate": calibrate_table,
     "study": study_table,
     "findings": findings_text,
     "runs": run_table,
