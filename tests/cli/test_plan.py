@@ -60,8 +60,6 @@ def test_k_of_some_modules():
     assert done.exit_code == 0, done.stderr
     for phrase in ("NeuroAda k=1* ", "* q_proj k=5, down_proj k=2", f" {DELTAS + 4 * 32 + 32:,} "):
         assert phrase in done.stdout
-    found = json.loads(neuroada("plan", "--model", "tiny", *options, "--json").stdout)
-    assert found["k_pattern"] == {"q_proj": 5, "down_proj": 2}
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,10 @@ def test_a_run_that_goes_on_takes_the_inputs_of_its_checkpoint(recipe, tmp_path,
         raise KeyboardInterrupt
 
     whole = train(wanted, tmp_path / "whole", QUIET)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("neuroada.runs.train._save", killed)
-        train(wanted, tmp_path / "run", QUIET, callbacks=[Stop()])
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, tmp_path / "run", QUIET, callbacks=[Stop()])
     monkeypatch.setattr(calibration, "reselect", None)
     summary = train(wanted, tmp_path / "run", QUIET, resume=True)
     assert summary["trainable_parameters"] == whole["trainable_parameters"]

@@ -52,12 +52,13 @@ def test_k_by_pattern_is_counted_as_an_adapter_has_it(tiny_llama, tiny_model_dir
     assert file == pytest.approx((tmp_path / "adapter_model.safetensors").stat().st_size, rel=0.02)
 
 
-@pytest.mark.parametrize(("pattern", "alike"), [({"q_proj": 40}, True), ({r"layers\.7\.mlp\.up_proj": 40}, False)])
+@pytest.mark.parametrize(("pattern", "alike"), [({"q_proj": 40}, True), ({r"layers\.3\.mlp\.up_proj": 40}, False)])
 def test_blocks_of_different_k_are_all_simulated(pattern, alike):
-    config = LlamaConfig(**{**ONE_BLOCK.to_dict(), "num_hidden_layers": 8})
+    config = LlamaConfig(**{**ONE_BLOCK.to_dict(), "num_hidden_layers": 5})
     request = Request(config, CPU, sequence=16, k_pattern=pattern)
     simulator = Simulator(request, "neuroada", False)
     assert request.uniform is alike
+    assert plan_as_dict(request, "tiny", [])["k_pattern"] == pattern
     found = simulator.memory(1).most()
     assert found == simulator._simulated(None, 1).most()
     plain = Simulator(Request(config, CPU, sequence=16), "neuroada", False).memory(1).most()

@@ -21,12 +21,11 @@ MODELS = given(shapes=SHAPES, seed=st.integers(0, 2**20), ties=st.booleans(), sh
 
 
 def drawn(shapes, seed: int, ties: bool) -> dict[str, Tensor]:
-    """Scores [N, I] by name, of either sign; with ties of few values, -0.0 among them."""
+    """Scores [N, I] by name, of either sign; with ties of few values, 0.0 and -0.0 among them."""
     generator = torch.Generator().manual_seed(seed)
-    values = (
-        torch.randint(-2, 3, shape, generator=generator) * -0.5 if ties else torch.randn(shape, generator=generator)
-        for shape in shapes
-    )
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    if ties:
+        values = [each.round().copysign(torch.randn(each.shape, generator=generator)) for each in values]
     return {f"layer{number}": each for number, each in enumerate(values)}
 
 
