@@ -30,6 +30,19 @@ def test_readme_blocks_run_one_after_the_other(
     assert "trainable params" in capsys.readouterr().out
 
 
+def test_the_blocks_about_selection_run_one_after_the_other(capsys: pytest.CaptureFixture[str]):
+    text = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "selection.md", "exec"), names)
+    lines = capsys.readouterr().out.splitlines()
+    sizes = {line.split()[0]: int(line.split()[1]) for line in lines if "neuroada_deltas" in line}
+    assert len(sizes) == 14
+    assert {k for name, k in sizes.items() if "o_proj" in name} == {1}
+    assert any("trainable params" in line for line in lines)
+
+
 def test_without_the_import_peft_says_what_the_readme_says(in_empty_folder: Path, tiny_llama):
     from peft import get_peft_model
 

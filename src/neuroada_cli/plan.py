@@ -13,6 +13,10 @@ def plan(
         str, typer.Option(help="Method to show first: neuroada, lora, mask or full; the others stand beside it.")
     ] = "neuroada",
     k: Annotated[int, typer.Option(help="Deltas a neuron, and entries a neuron of the mask.")] = 1,
+    k_pattern: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=K", help="k of the modules whose names end so, as in q_proj=4; repeatable."),
+    ] = None,
     rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 1,
     seq: Annotated[int, typer.Option(help="Tokens a sequence.")] = 1024,
@@ -52,10 +56,22 @@ def plan(
         except MissingInputError as error:
             do = f"{error.do}, or a shape by name. {near(model, SHAPES)}"
             raise MissingInputError(error.asked, error.found, do) from error
-        request = plans.Request(config, found, dtype, k, rank, batch, seq, checkpointing)
+        request = plans.Request(config, found, dtype, k, rank, batch, seq, checkpointing, _patterns(k_pattern or []))
         methods = dict.fromkeys((method, *plans.LABELS))
         done = plans.plan(request, methods, status.update)
     if as_json:
         console.print_json(json.dumps(plan_table.plan_as_dict(request, model, done)))
     else:
         plan_table.print_plan(console, request, model, done)
+
+
+def _patterns(given: list[str]) -> dict[str, int]:
+    from neuroada.errors import ConfigError
+
+    patterns = {}
+    for each in given:
+        name, _, k = each.rpartition("=")
+        if not name or not k.isdecimal():
+            raise ConfigError(f"--k-pattern {each}", "not NAME=K", "Write it as q_proj=4")
+        patterns[name] = int(k)
+    return patterns

@@ -53,9 +53,21 @@ def test_a_directory_is_planned_without_its_weights(tiny_model_dir: Path, tmp_pa
         assert phrase in done.stdout
 
 
+@pytest.mark.usefixtures("_two_methods")
+def test_k_of_some_modules():
+    options = ("--k-pattern", "q_proj=5", "--k-pattern", "down_proj=2", "--seq", "4", "--device", "2GB")
+    done = neuroada("plan", "--model", "tiny", *options)
+    assert done.exit_code == 0, done.stderr
+    for phrase in ("NeuroAda k=1* ", "* q_proj k=5, down_proj k=2", f" {DELTAS + 4 * 32 + 32:,} "):
+        assert phrase in done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--model", "tiny", "--k-pattern", "q_proj"), "--k-pattern q_proj: not NAME=K. Write it as q_proj=4."),
+        (("--model", "tiny", "--k-pattern", "q_proj=0"), "k_pattern={'q_proj': 0}: each covered neuron needs a whole"),
+        (("--model", "tiny", "--k-pattern", "qproj=2"), "none of the 7 adapted modules has such a name. Did you mean"),
         (("--model", "tinny"), "or a shape by name. Did you mean 'tiny'? Known: llama-2048x5504, "),
         (
             ("--model", "tiny", "--method", "lorra"),

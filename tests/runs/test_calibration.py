@@ -1,10 +1,13 @@
 """A recipe whose criterion needs data chooses by some of its training part."""
 
+import io
+
 import pytest
 import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from neuroada.errors import ConfigError
 from neuroada.runs import calibration
@@ -64,6 +67,54 @@ def test_seed_and_count_decide_by_which_records(recipe):
 def test_a_dry_run_chooses_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "reselect", None)
     assert train(recipe(), tmp_path / "run", QUIET, dry_run=True) is None
+
+
+def deltas_of(folder) -> dict[str, torch.Tensor]:
+    saved = load_file(folder / "adapter_model.safetensors")
+    return {name: each for name, each in saved.items() if name.endswith("deltas")}
+
+
+def test_a_budget_for_the_model_is_spread_by_the_data_before_anything_is_counted(recipe, tmp_path):
+    wanted = recipe(neuroada={"budget": 0.05, "budget_scope": "model", "selection": "gradient"})
+    dry, done = (Console(record=True, width=200, file=io.StringIO()) for _ in range(2))
+    train(wanted, tmp_path / "run", dry, dry_run=True)
+    summary = train(wanted, tmp_path / "run", done)
+    deltas = deltas_of(tmp_path / "run" / "adapter")
+    trained = sum(each.numel() for each in deltas.values())
+    assert len({each.shape[1] for each in deltas.values()}) > 2
+    assert all(each.any() for each in deltas.values())
+    assert summary["trainable_parameters"] == trained
+    assert f"{trained:,} (" in done.export_text()
+    text = dry.export_text()
+    assert "about, until data have spread the budget" in text
+    assert f"{trained:,} (" not in text
+
+
+def test_a_run_that_goes_on_takes_the_inputs_of_its_checkpoint(recipe, tmp_path, monkeypatch):
+    wanted = recipe(
+        neuroada={"budget": 0.05, "budget_scope": "model", "selection": "gradient"},
+        training={"max_steps": 3, "learning_rate": 0.01, "per_device_train_batch_size": 4, "save_steps": 2},
+    )
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 2
+            control.should_save = control.should_training_stop
+
+    def killed(*arguments, **fields):
+        raise KeyboardInterrupt
+
+    whole = train(wanted, tmp_path / "whole", QUIET)
+    with monkeypatch.context() as patch:
+        patch.setattr("neuroada.runs.train._save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, tmp_path / "run", QUIET, callbacks=[Stop()])
+    monkeypatch.setattr(calibration, "reselect", None)
+    summary = train(wanted, tmp_path / "run", QUIET, resume=True)
+    assert summary["trainable_parameters"] == whole["trainable_parameters"]
+    expected = deltas_of(tmp_path / "whole" / "adapter")
+    found = deltas_of(tmp_path / "run" / "adapter")
+    assert all(torch.equal(found[name], each) for name, each in expected.items())
 
 
 def test_a_mask_by_data_is_refused(recipe):

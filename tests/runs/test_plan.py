@@ -42,6 +42,31 @@ def test_file_and_trained_values_are_those_of_a_real_adapter(method, config, tin
     assert trainable == model.get_nb_trainable_parameters()[0]
 
 
+def test_k_by_pattern_is_counted_as_an_adapter_has_it(tiny_llama, tiny_model_dir, tmp_path):
+    pattern = {"q_proj": 5, r"layers\.1\.mlp\.\w+": 9}
+    model = get_peft_model(tiny_llama, NeuroAdaConfig(k=3, k_pattern=pattern, task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path)
+    request = request_in(tiny_model_dir, k=3, k_pattern=pattern)
+    trainable, _, file = count(request, "neuroada")
+    assert trainable == model.get_nb_trainable_parameters()[0] == count(request, "mask")[0]
+    assert file == pytest.approx((tmp_path / "adapter_model.safetensors").stat().st_size, rel=0.02)
+
+
+@pytest.mark.parametrize(("pattern", "alike"), [({"q_proj": 40}, True), ({r"layers\.3\.mlp\.up_proj": 40}, False)])
+def test_blocks_of_different_k_are_all_simulated(pattern, alike):
+    config = LlamaConfig(**{**ONE_BLOCK.to_dict(), "num_hidden_layers": 5})
+    request = Request(config, CPU, sequence=16, k_pattern=pattern)
+    simulator = Simulator(request, "neuroada", False)
+    assert request.uniform is alike
+    assert plan_as_dict(request, "tiny", [])["k_pattern"] == pattern
+    found = simulator.memory(1).most()
+    assert found == simulator._simulated(None, 1).most()
+    plain = Simulator(Request(config, CPU, sequence=16), "neuroada", False).memory(1).most()
+    entries = count(request, "neuroada")[0] - count(Request(config, CPU, sequence=16), "neuroada")[0]
+    deltas_indices_and_originals = 4 + 4 + 2
+    assert found["adapter"] - plain["adapter"] == pytest.approx(entries * deltas_indices_and_originals, rel=0.02)
+
+
 def test_smollm2_has_a_delta_for_each_neuron(smollm2):
     trainable, total, file = count(Request(load_config(str(smollm2)), CPU), "neuroada")
     assert (trainable, total) == (155_520, 134_515_008)
@@ -123,6 +148,7 @@ def test_each_method_stands_in_the_table_with_what_it_needs():
     print_plan(Console(width=100, file=printed), request, "tiny", plans)
     for phrase in ("NeuroAda k=2", "mask-based k=2", "- checkpointed", "largest batch"):
         assert phrase in printed.getvalue()
+    assert "*" not in printed.getvalue()
     assert f"{2 * (4 * 64 + 2 * 128 + 64):,}" in printed.getvalue()
     as_dict = json.loads(json.dumps(plan_as_dict(request, "tiny", plans)))
     assert [method["method"] for method in as_dict["methods"]] == ["neuroada", "mask"]

@@ -45,6 +45,8 @@ def test_set_overrides_and_parses_values_as_yaml(recipe_file: Path):
     recipe = load_recipe(recipe_file, overrides)
     assert recipe.training.learning_rate == 7e-4
     assert recipe.settings == {"budget": 1e-3, "target_modules": ["q_proj", "v_proj"]}
+    patterned = load_recipe(recipe_file, ["neuroada.k_pattern={q_proj: 4, v_proj: 2}"])
+    assert patterned.settings["k_pattern"] == {"q_proj": 4, "v_proj": 2}
 
 
 def test_each_method_has_a_block():

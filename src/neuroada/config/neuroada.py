@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from peft import PeftType
+from peft.utils.other import get_pattern_key
 
 from neuroada.config.shared import AdapterConfig, require_known
 from neuroada.errors import ConfigError
-from neuroada.selection import CRITERIA
+from neuroada.selection import COMPARABLE, CRITERIA
 
+BUDGET_SCOPES = ("weight", "model")
 MODES = ("auto", "inplace", "transient")
 SAVED_INPUTS = ("auto", "whole", "columns")
 DELTA_DTYPES = ("float32", "bfloat16")
@@ -18,6 +21,20 @@ DELTA_DTYPES = ("float32", "bfloat16")
 
 def _is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def require_comparable(selection: str) -> None:
+    """Raise ConfigError if a criterion cannot spread a budget over a model."""
+    if selection not in COMPARABLE:
+        raise ConfigError(
+            f"budget_scope='model' with selection={selection!r}",
+            "its scores compare inputs of one neuron, not weights with each other",
+            f"Set budget_scope='weight', or choose one of {', '.join(COMPARABLE)}",
+        )
 
 
 @dataclass
@@ -38,6 +55,20 @@ class NeuroAdaConfig(AdapterConfig):
     budget: float | None = field(
         default=None,
         metadata={"help": "Deltas as a fraction of the adapted weights, in (0, 1]; at least one a neuron."},
+    )
+    budget_scope: str = field(
+        default="weight",
+        metadata={
+            "help": "What the budget is a fraction of: of each adapted 'weight', or of the adapted weights of the "
+            "'model' together, so that weights with larger scores get more deltas a neuron."
+        },
+    )
+    k_pattern: dict[str, int] = field(
+        default_factory=dict,
+        metadata={
+            "help": "k of some modules, in place of k or budget, by the end of their names or a regular expression of "
+            "it, as in {'q_proj': 4}; the first that matches counts, as in LoRA's rank_pattern."
+        },
     )
     selection: str = field(
         default="magnitude",
@@ -77,6 +108,8 @@ class NeuroAdaConfig(AdapterConfig):
         super().__post_init__()
         self.peft_type = PeftType("NEUROADA")
         self._check_size()
+        self._check_pattern()
+        require_known("budget_scope", self.budget_scope, BUDGET_SCOPES)
         require_known("selection", self.selection, tuple(CRITERIA))
         require_known("mode", self.mode, MODES)
         require_known("saved_input", self.saved_input, SAVED_INPUTS)
@@ -89,6 +122,14 @@ class NeuroAdaConfig(AdapterConfig):
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ConfigError(f"seed={self.seed!r}", "a seed is a whole number", "Give an integer, such as 0")
+        if self.budget_scope == "model":
+            if self.budget is None:
+                raise ConfigError(
+                    f"budget_scope='model' with k={self.k}",
+                    "k is the same for every neuron, and only a budget can be spread",
+                    "Give budget, a fraction of the adapted weights, instead of k",
+                )
+            require_comparable(self.selection)
 
     def _check_size(self) -> None:
         if self.k is not None and self.budget is not None:
@@ -106,17 +147,45 @@ class NeuroAdaConfig(AdapterConfig):
                 )
             return
         self.k = 1 if self.k is None else self.k
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+        if not _is_count(self.k):
             raise ConfigError(
                 f"k={self.k!r}",
                 "each covered neuron needs a whole number of at least 1 delta",
                 "Give k=1 or more, or budget instead",
             )
 
-    def entries_per_neuron(self, in_features: int) -> int:
-        """K for a weight with I = `in_features`: k, or the budget's share of I; in [1, I]."""
-        if self.budget is None:
-            wanted = self.k or 1
-        else:
+    def _check_pattern(self) -> None:
+        if not isinstance(self.k_pattern, dict):
+            raise ConfigError(
+                f"k_pattern={self.k_pattern!r}", "not a dict of k by names of modules", "Write it as {'q_proj': 4}"
+            )
+        for name, k in self.k_pattern.items():
+            if not _is_count(k):
+                raise ConfigError(
+                    f"k_pattern={{{name!r}: {k!r}}}",
+                    "each covered neuron needs a whole number of at least 1 delta",
+                    "Give 1 or more, or leave those modules out with exclude_modules",
+                )
+            try:
+                re.compile(name)
+            except (re.error, TypeError) as error:
+                raise ConfigError(
+                    f"k_pattern={{{name!r}: {k!r}}}",
+                    f"the name is not a regular expression ({error})",
+                    "Give the end of a module's name, such as 'q_proj', or a regular expression of it",
+                ) from error
+
+    def k_of(self, name: str) -> int | None:
+        """What is asked for the module of this name; None where the budget decides."""
+        return self.k_pattern.get(get_pattern_key(list(self.k_pattern), name), self.k)
+
+    def entries_per_neuron(self, in_features: int, name: str) -> int:
+        """K for the weight [O, I = `in_features`] of the module of this name: k, or the budget's share of I; in [1, I].
+
+        A budget for the model counts as one for each weight, until scores have spread it.
+        """
+        wanted = self.k_of(name)
+        if wanted is None:
+            assert self.budget is not None
             wanted = round(min(self.budget / self.coverage, 1) * in_features)
         return max(1, min(wanted, in_features))

@@ -26,7 +26,7 @@ from neuroada.ops.sparse_delta import (
     support_linear,
     traced_linear,
 )
-from neuroada.selection import CRITERIA, Criterion, covered_neurons, select
+from neuroada.selection import CRITERIA, Criterion, covered_neurons, score_steps, select
 
 
 class NeuroAdaLinear(AdapterLayer):
@@ -56,13 +56,14 @@ class NeuroAdaLinear(AdapterLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: NeuroAdaConfig) -> None:
-        """Add an adapter: choose its inputs from the base weight and give them zero deltas.
+    def update_layer(self, adapter_name: str, config: NeuroAdaConfig, per_neuron: int | None = None) -> None:
+        """Add an adapter: choose its inputs from the base weight, K = `per_neuron` or what the configuration says, and
+        give them zero deltas.
 
         On the meta device (a base without weights, or PEFT's `low_cpu_mem_usage`) nothing is chosen, and a file is
         expected to bring the indices.
         """
-        per_neuron = config.entries_per_neuron(self.in_features)
+        per_neuron = per_neuron or config.entries_per_neuron(self.in_features, self.name)
         neurons = covered_neurons(self.out_features, config.coverage, config.seed, self.name)
         shape = (self.out_features if neurons is None else len(neurons), per_neuron)
         make = torch.zeros if config.init_weights else torch.randn
@@ -94,28 +95,36 @@ class NeuroAdaLinear(AdapterLayer):
         seed: int,
         gradient: Tensor | None = None,
         inputs: Tensor | None = None,
+        per_neuron: int | None = None,
     ) -> Tensor:
-        """int32 [N, K]: what a criterion chooses of the pretrained weight, with statistics of data (see `select`)."""
-        per_neuron, neurons = self.neuroada_deltas[adapter_name].shape[1], self.neurons_of(adapter_name)
+        """int32 [N, K], K = `per_neuron` or as now: what a criterion chooses of the pretrained weight, with statistics
+        of data (see `select`)."""
+        per_neuron = per_neuron or self.neuroada_deltas[adapter_name].shape[1]
+        neurons, data = self.neurons_of(adapter_name), {"gradient": gradient, "inputs": inputs}
         with onload_layer(self):
-            return select(
-                self._pretrained_weight(),
-                per_neuron,
-                selection,
-                seed,
-                self.name,
-                neurons,
-                gradient=gradient,
-                inputs=inputs,
-            )
+            return select(self._pretrained_weight(), per_neuron, selection, seed, self.name, neurons, **data)
+
+    def score_steps(
+        self,
+        adapter_name: str,
+        selection: str | Criterion,
+        seed: int,
+        gradient: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> Tensor:
+        """float64 [I - 1]: where K rises as a threshold falls through the scores (see `selection.score_steps`)."""
+        neurons, data = self.neurons_of(adapter_name), {"gradient": gradient, "inputs": inputs}
+        with onload_layer(self):
+            return score_steps(self._pretrained_weight(), selection, seed, self.name, neurons, **data)
 
     def replace_indices(self, adapter_name: str, indices: Tensor) -> None:
-        """Give zero deltas other inputs, int32 [N, K], ascending along each row."""
+        """Give zero deltas other inputs, int32 [N, K], ascending along each row; the deltas are new where K is."""
+        self.resize(adapter_name, indices.shape, covers_all=adapter_name not in self.neuroada_neurons)
         self.neuroada_indices[adapter_name] = indices.to(self.neuroada_indices[adapter_name].device)
         self.awaiting.pop(adapter_name, None)
 
     def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
-        """Make room for deltas and indices [N, K] of another shape, as a file is about to bring them."""
+        """Make room for zero deltas and indices [N, K] of another shape, which are about to come."""
         deltas, indices = self.neuroada_deltas[adapter_name], self.neuroada_indices[adapter_name]
         if deltas.shape != shape:
             self.neuroada_deltas[adapter_name] = nn.Parameter(

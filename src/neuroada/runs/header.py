@@ -7,6 +7,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import TrainingArguments
 
 from neuroada.ops.backend import backend_for
+from neuroada.runs.calibration import waits_for_data
 from neuroada.runs.environment import describe_device
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS, most_deltas, placement
@@ -32,12 +33,19 @@ def header(
         ("method", _method_text(recipe, model)),
         ("mode", placement(model)),
         ("gradient", _gradient_text(recipe, model, arguments.device)),
-        ("trainable", share_text(prepared.trainee.trained, whole)),
+        ("trainable", share_text(prepared.trainee.trained, whole) + _until_data(recipe, model)),
         ("device", describe_device(arguments.device)),
         ("steps", _steps_text(recipe, arguments, data.tokens)),
         ("reports", tracker_text(recipe.training.report_to, folder)),
         ("run folder", str(folder.path)),
     ]
+
+
+def _until_data(recipe: Recipe, model: Any) -> str:
+    """What a dry run has to say of a number that calibration will change."""
+    if recipe.settings.get("budget_scope") != "model" or not waits_for_data(model):
+        return ""
+    return "; about, until data have spread the budget"
 
 
 def _method_text(recipe: Recipe, model: Any) -> str:

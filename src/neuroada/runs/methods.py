@@ -170,7 +170,12 @@ def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_
     except ValueError as error:
         found = f"PEFT cannot apply it to {type(model).__name__}: {error}"
         raise ConfigError(f"method {name!r}", found, f"Set {name}.target_modules, or choose another method") from error
-    return Trainee(wrapped, wrapped.get_nb_trainable_parameters()[0])
+    return of_adapter(wrapped)
+
+
+def of_adapter(model: peft.PeftModel | peft.PeftMixedModel) -> Trainee:
+    """A model with an adapter, and how many of its values are trained as it is now."""
+    return Trainee(model, model.get_nb_trainable_parameters()[0])
 
 
 def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | None) -> PeftConfig:

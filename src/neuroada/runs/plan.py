@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +40,7 @@ class Request:
     """What to plan for.
 
     k: deltas a neuron, and entries that the mask lets through. rank: of LoRA. checkpointing: what the peak counts.
+    k_pattern: k of some modules by the end of their names, as in NeuroAdaConfig.
     """
 
     config: PretrainedConfig
@@ -49,6 +51,7 @@ class Request:
     batch: int = 1
     sequence: int = 1024
     checkpointing: bool = False
+    k_pattern: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         least = {"--k": self.k, "--rank": self.rank, "--batch": self.batch, "--seq": self.sequence}
@@ -64,6 +67,19 @@ class Request:
         skeleton = Skeleton.of(self.config, getattr(torch, self.dtype))
         skeleton.require_length(self.sequence)
         return skeleton
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all blocks are alike, with their deltas, so that some of them tell what all need."""
+        if not self.k_pattern or not self.skeleton.uniform:
+            return self.skeleton.uniform
+        model = _applied(self, "neuroada", self.skeleton.build())
+        numbers = block_numbers(model, self.skeleton.blocks)
+        shapes = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if name in numbers:
+                shapes[numbers[name]].append(parameter.shape)
+        return all(each == shapes[0] for each in shapes.values())
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ def _applied(request: Request, method: str, model: PreTrainedModel) -> nn.Module
     """The model wrapped by a PEFT method; as it is for masked and full fine-tuning, which need no wrapper."""
     if method not in ADAPTERS:
         return model
-    settings = {"neuroada": {"k": request.k}, "lora": {"r": request.rank}}[method]
+    settings = {"neuroada": {"k": request.k, "k_pattern": dict(request.k_pattern)}, "lora": {"r": request.rank}}[method]
     return get_peft_model(model, build_config(method, settings, request.skeleton.task))
 
 
@@ -149,7 +165,7 @@ def count(request: Request, method: str) -> tuple[int, int, int]:
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return trainable, total, safetensors_size(get_peft_model_state_dict(model))
     layers = _adapted(request)
-    entries = sum(layer.out_features * min(request.k, layer.in_features) for layer in layers.values())
+    entries = sum(deltas.numel() for layer in layers.values() for deltas in layer.neuroada_deltas.values())
     weights = {f"{name}.weight": layer.stored_weight for name, layer in layers.items()}
     return entries, total, safetensors_size(weights)
 
@@ -179,7 +195,7 @@ class Simulator:
         """Of a step with this batch, simulated once; on a few blocks where all are alike."""
         if batch not in self._memories:
             skeleton = self.request.skeleton
-            if skeleton.blocks > FEWEST_BLOCKS + 1 and skeleton.uniform:
+            if skeleton.blocks > FEWEST_BLOCKS + 1 and self.request.uniform:
                 few, more = (self._simulated(FEWEST_BLOCKS + extra, batch) for extra in (0, 1))
                 self._memories[batch] = extrapolated(few, more, FEWEST_BLOCKS, skeleton.blocks)
             else:

@@ -39,19 +39,22 @@ def print_plan(console: Console, request: Request, name: str, plans: list[Method
     for label, cells in _rows(request, plans):
         table.add_row(Text(label), *map(Text, cells))
     console.print(table)
+    if request.k_pattern:
+        console.print("\n* " + ", ".join(f"{name} k={k}" for name, k in request.k_pattern.items()))
     console.print("\n" + " ".join(_assumptions(request)))
 
 
 def plan_as_dict(request: Request, name: str, plans: list[MethodPlan]) -> dict[str, Any]:
     """The same as plain types, bytes and counts unrounded."""
-    asked = ("dtype", "k", "rank", "batch", "sequence", "checkpointing")
+    asked = ("dtype", "k", "k_pattern", "rank", "batch", "sequence", "checkpointing")
     device = dataclasses.asdict(request.device)
     settings = {key: getattr(request, key) for key in asked}
     return {"model": name, "device": device, **settings, "methods": [dataclasses.asdict(plan) for plan in plans]}
 
 
 def _heading(request: Request, method: str) -> str:
-    size = {"neuroada": f" k={request.k}", "mask": f" k={request.k}", "lora": f" r={request.rank}"}
+    k = f" k={request.k}" + "*" * bool(request.k_pattern)
+    size = {"neuroada": k, "mask": k, "lora": f" r={request.rank}"}
     return LABELS[method] + size.get(method, "")
 
 

@@ -20,14 +20,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
-from neuroada.runs.calibration import choose_by_data
+from neuroada.runs.calibration import choose_by_data, waits_for_data
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
 from neuroada.runs.looks import Looks
-from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
+from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, of_adapter, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.schema import Recipe
@@ -85,11 +85,13 @@ def train(
     if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
     arguments = trainer_arguments(recipe, folder, prepared.data)
+    if not dry_run and waits_for_data(prepared.model):
+        choose_by_data(recipe, prepared.model, prepared.data, console, folder.last_checkpoint())
+        prepared = replace(prepared, trainee=of_adapter(prepared.model))
     report.print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
     if dry_run:
         console.print("\nDry run: nothing was trained or written.")
         return None
-    choose_by_data(recipe, prepared.model, prepared.data, console)
     if not resume:
         labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
         folder.create(resolved, environment(arguments.device, recipe.seed) | labels)

@@ -1,10 +1,12 @@
 """Which inputs of each neuron get a delta: scores W → [O, I], then the top k of each row → indices [N, K]."""
 
 from neuroada.selection.coverage import covered_neurons
-from neuroada.selection.scores import CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
+from neuroada.selection.scores import COMPARABLE, CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
+from neuroada.selection.spread import score_steps, spread
 from neuroada.selection.topk import require_finite, select, top_k
 
 __all__ = [
+    "COMPARABLE",
     "CRITERIA",
     "WITHOUT_DATA",
     "Criterion",
@@ -12,6 +14,8 @@ __all__ = [
     "Statistics",
     "covered_neurons",
     "require_finite",
+    "score_steps",
     "select",
+    "spread",
     "top_k",
 ]

@@ -36,11 +36,13 @@ ScoreFunction = Callable[[Tensor, Statistics], Tensor]
 class Criterion:
     """score: rows of a weight [rows, I] (any float dtype) and their statistics → scores [rows, I].
 
-    needs: the statistics that it looks at; with "gradient" or "inputs" it needs data.
+    needs: the statistics that it looks at; with "gradient" or "inputs" it needs data. comparable: whether a score says
+    something beside those of other neurons and weights too, so that a budget can be spread over a model by it.
     """
 
     score: ScoreFunction
     needs: frozenset[str] = frozenset()
+    comparable: bool = True
 
     @property
     def needs_data(self) -> bool:
@@ -89,11 +91,12 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude_gradient": _criterion(lambda w, statistics: w.float().abs() * _gradient(w, statistics), "gradient"),
     "wanda": _criterion(_wanda, "inputs"),  # arXiv 2306.11695
     "low_rank": _criterion(_low_rank, "low_rank"),  # arXiv 2506.00772
-    "small_of_large_gradients": _criterion(_small_of_large_gradients, "gradient"),
+    "small_of_large_gradients": Criterion(_small_of_large_gradients, frozenset({"gradient"}), comparable=False),
 }
 """By name. "reverse" takes the smallest magnitudes, "small_of_large_gradients" the smallest of those whose gradients
 are among the largest."""
 
+COMPARABLE = tuple(name for name, criterion in CRITERIA.items() if criterion.comparable)
 WITHOUT_DATA = tuple(name for name, criterion in CRITERIA.items() if not criterion.needs_data)
 
 

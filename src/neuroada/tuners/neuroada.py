@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from typing import Any, cast
 
 from peft.tuners.tuners_utils import _get_in_out_features
+from peft.utils.other import get_pattern_key
 from torch import nn
 
 from neuroada.config import NeuroAdaConfig
+from neuroada.errors import ConfigError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.base_layer import quantization_backend
 from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel
+from neuroada.tuners.budget import spread_budget
 from neuroada.tuners.files import PEFT_PREFIX
 from neuroada.tuners.neuroada_file import NeuroAdaFile
+from neuroada.tuners.processes import has_weights
 
 NAMED = 3
 """As many layers are named in a warning about several."""
@@ -40,7 +45,8 @@ class NeuroAdaModel(AdapterModel):
         return super().forward(*args, **kwargs)
 
     def _check_targets(self, peft_config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
-        clamped = []
+        _require_matches(peft_config, targets)
+        clamped = defaultdict(list)
         for name, module in targets.items():
             if isinstance(module, NeuroAdaLinear):
                 inputs = module.in_features
@@ -48,18 +54,44 @@ class NeuroAdaModel(AdapterModel):
                 quantized = quantization_backend(module) is not None
                 resolve_mode(peft_config.mode, quantized=quantized, writable=True, contended=False)
                 inputs = _get_in_out_features(module)[0] or 0
-            if peft_config.k is not None and peft_config.k > inputs:
-                clamped.append(f"{name} ({inputs} inputs)")
-        if clamped:
+            k = peft_config.k_of(name)
+            if k is not None and k > inputs:
+                clamped[k].append(f"{name} ({inputs} inputs)")
+        for k, names in clamped.items():
             warnings.warn(
-                f"k={peft_config.k} is more than these weights have inputs, so all of their inputs are used: "
-                + ", ".join(clamped[:NAMED])
-                + (f" and {len(clamped) - NAMED} more" if len(clamped) > NAMED else ""),
+                f"k={k} is more than these weights have inputs, so all of their inputs are used: "
+                + ", ".join(names[:NAMED])
+                + (f" and {len(names) - NAMED} more" if len(names) > NAMED else ""),
                 stacklevel=2,
             )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter, and note which layers share an input."""
+        """Add an adapter, spread its budget if that is for the model, and note which layers share an input."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        layers = cast("list[NeuroAdaLinear]", self._adapted_layers())
+        self._spread_budget(adapter_name, [layer for layer in layers if layer.present([adapter_name])])
         group_siblings(model, NeuroAdaLinear)
-        processes.share_indices(cast("list[NeuroAdaLinear]", self._adapted_layers()), adapter_name)
+        processes.share_indices(layers, adapter_name)
+
+    def _spread_budget(self, adapter_name: str, layers: list[NeuroAdaLinear]) -> None:
+        """Give each weight its own K, unless data are to decide, or a file brings the deltas."""
+        config = cast(NeuroAdaConfig, self.peft_config[adapter_name])
+        without_weights = any(layer.neuroada_deltas[adapter_name].is_meta for layer in layers) or not has_weights()
+        waits = any(adapter_name in layer.awaiting for layer in layers)
+        if config.budget_scope == "weight" or config.inference_mode or without_weights or waits:
+            return
+        steps = {layer: layer.score_steps(adapter_name, config.selection, config.seed) for layer in layers}
+        for layer, per_neuron in spread_budget(config, adapter_name, steps).items():
+            if per_neuron != layer.neuroada_deltas[adapter_name].shape[1]:
+                layer.update_layer(adapter_name, config, per_neuron)
+
+
+def _require_matches(config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
+    """Raise ConfigError for a key of `k_pattern` that no target has: its k would be lost unseen."""
+    for key in config.k_pattern:
+        if not any(get_pattern_key([key], name) == key for name in targets):
+            raise ConfigError(
+                f"k_pattern={{{key!r}: {config.k_pattern[key]}}}",
+                f"none of the {len(targets)} adapted modules has such a name",
+                near(key.rpartition(".")[2], sorted({name.rpartition(".")[2] for name in targets})),
+            )

@@ -88,4 +88,5 @@ def share_indices(layers: Iterable[NeuroAdaLinear], adapter_name: str) -> None:
     sent = [(layer.neuroada_indices[adapter_name], layer.neurons_of(adapter_name)) for layer in layers]
     dist.broadcast_object_list(sent, src=0)
     for layer, (indices, neurons) in zip(layers, sent, strict=True):
+        layer.resize(adapter_name, indices.shape, covers_all=neurons is None)
         layer.keep_outside_state_dict(adapter_name, indices, neurons)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from neuroada.config.neuroada import require_comparable
 from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
 from neuroada.selection import CRITERIA, Criterion, ScoreFunction
+from neuroada.tuners.budget import spread_budget
 
 MAX_MEMORY = 1 << 28
 """Bytes of gradients held at a time unless the caller says otherwise: a choice."""
@@ -38,6 +40,10 @@ def reselect(
     does (Section 4, Question 2); only the gradients of a few layers are held at a time, and the batches are passed
     through the model once for each such group. The model is in evaluation mode meanwhile.
 
+    Where a budget is for the model (`budget_scope`), the same statistics spread it: the deltas of a weight then are new
+    ones of another K, so an optimiser has to be made afterwards; and the groups are gone through twice if there are
+    several.
+
     Args:
         model: with the adapter active, unmerged and not held.
         batches: what the model takes, labels included where the criterion needs gradients.
@@ -48,7 +54,8 @@ def reselect(
         progress: whether to show a bar.
 
     Raises:
-        ConfigError: an unknown criterion, one that needs data without any, batches without a loss, no such adapter.
+        ConfigError: an unknown criterion, one that needs data without any, batches without a loss, no such adapter, or
+            a criterion that cannot spread its budget.
         MergeError: the adapter is merged, or held in the weights.
         WeightError: deltas are not zero; a layer gets no gradient from the batches; or scores are NaN. The adapter is
             as it was.
@@ -60,13 +67,17 @@ def reselect(
         raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
     layers = _layers(model, name)
     config: Any = model.peft_config[name]
+    spreads = config.budget_scope == "model"
+    if spreads and isinstance(criterion, str):
+        require_comparable(criterion)
     needs = chosen.needs & {"gradient", "inputs"}
     groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
-    indices: dict[NeuroAdaLinear, Tensor] = {}
+    visits = 2 if spreads and len(groups) > 1 else 1
     bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
     with bars as bar:
-        task = bar.add_task("Choosing inputs", total=len(groups) * max(1, len(batches))) if bar else None
-        for group in groups:
+        task = bar.add_task("Choosing inputs", total=visits * len(groups) * max(1, len(batches))) if bar else None
+
+        def summed(group: Sequence[NeuroAdaLinear]) -> list[_Sums]:
             sums = [_Sums(layer, needs) for layer in group]
             for batch in batches if needs else ():
                 _pass(model, name, layers, sums, batch)
@@ -74,9 +85,29 @@ def reselect(
                     bar.advance(task)
             for each in sums:
                 each.require_gradient()
-                indices[each.layer] = each.layer.chosen_anew(
-                    name, chosen if callable(criterion) else criterion, config.seed, each.gradient, each.inputs
-                )
+            return sums
+
+        kept = summed(groups[0]) if len(groups) == 1 else []
+        asked = name, chosen if callable(criterion) else criterion, config.seed
+
+        def in_group(group: Sequence[NeuroAdaLinear], find: Callable[[_Sums], Tensor]) -> dict[NeuroAdaLinear, Tensor]:
+            return {each.layer: find(each) for each in kept or summed(group)}
+
+        def steps_of(each: _Sums) -> Tensor:
+            return each.layer.score_steps(*asked, each.gradient, each.inputs)
+
+        def choice_of(each: _Sums) -> Tensor:
+            return each.layer.chosen_anew(*asked, each.gradient, each.inputs, sizes.get(each.layer))
+
+        sizes: dict[NeuroAdaLinear, int] = {}
+        indices: dict[NeuroAdaLinear, Tensor] = {}
+        if spreads:
+            steps: dict[NeuroAdaLinear, Tensor] = {}
+            for group in groups:
+                steps |= in_group(group, steps_of)
+            sizes = spread_budget(config, name, steps)
+        for group in groups:
+            indices |= in_group(group, choice_of)
     for layer, found in indices.items():
         layer.replace_indices(name, found)
     if isinstance(criterion, str):
