@@ -94,8 +94,12 @@ class NeuroAdaLinear(AdapterLayer):
         seed: int,
         gradient: Tensor | None = None,
         inputs: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
-        """int32 [N, K]: what a criterion chooses of the pretrained weight, with statistics of data (see `select`)."""
+        """int32 [N, K]: what a criterion chooses of the pretrained weight, with statistics of data (see `select`).
+
+        kept: bool [N, K], the present inputs that stay in any case.
+        """
         per_neuron, neurons = self.neuroada_deltas[adapter_name].shape[1], self.neurons_of(adapter_name)
         with onload_layer(self):
             return select(
@@ -107,6 +111,7 @@ class NeuroAdaLinear(AdapterLayer):
                 neurons,
                 gradient=gradient,
                 inputs=inputs,
+                kept=None if kept is None else (self.neuroada_indices[adapter_name], kept),
             )
 
     def replace_indices(self, adapter_name: str, indices: Tensor) -> None:

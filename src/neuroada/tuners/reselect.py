@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from rich.console import Console
@@ -54,12 +55,42 @@ def reselect(
             as it was.
     """
     name = adapter_name or str(model.active_adapter)
-    batches = list(batches)
-    chosen = _criterion(criterion, bool(batches))
-    if chosen.needs_data and not batches:
-        raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
-    layers = _layers(model, name)
+    layers = active_layers(model, name, f"Choosing inputs of adapter {name!r} anew")
+    _require_untrained(layers, name)
     config: Any = model.peft_config[name]
+    found = choose(model, name, layers, list(batches), criterion, config.seed, max_memory=max_memory, progress=progress)
+    for layer, indices in found.items():
+        layer.replace_indices(name, indices)
+    if isinstance(criterion, str):
+        config.selection = criterion
+
+
+def choose(
+    model: PeftModel,
+    name: str,
+    layers: Sequence[NeuroAdaLinear],
+    batches: Sequence[Mapping[str, Any]],
+    criterion: str | ScoreFunction,
+    seed: int,
+    *,
+    kept: Mapping[NeuroAdaLinear, Tensor] | None = None,
+    together: bool = False,
+    max_memory: int = MAX_MEMORY,
+    progress: bool = False,
+) -> dict[NeuroAdaLinear, Tensor]:
+    """The inputs, int32 [N, K], that a criterion chooses for these layers; nothing is changed.
+
+    kept: of each layer, bool [N, K]: the present inputs that stay in any case. together: statistics are summed over
+    the processes of a training, each of which gives its own batches.
+    """
+    with_data = bool(batches)
+    if together:
+        everywhere: list[bool] = [with_data] * dist.get_world_size()
+        dist.all_gather_object(everywhere, with_data)
+        with_data = all(everywhere)
+    chosen = known_criterion(criterion, with_data)
+    if chosen.needs_data and not with_data:
+        raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
     needs = chosen.needs & {"gradient", "inputs"}
     groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
     indices: dict[NeuroAdaLinear, Tensor] = {}
@@ -73,17 +104,22 @@ def reselect(
                 if bar is not None and task is not None:
                     bar.advance(task)
             for each in sums:
+                if together:
+                    each.sum_over_processes()
                 each.require_gradient()
                 indices[each.layer] = each.layer.chosen_anew(
-                    name, chosen if callable(criterion) else criterion, config.seed, each.gradient, each.inputs
+                    name,
+                    chosen if callable(criterion) else criterion,
+                    seed,
+                    each.gradient,
+                    each.inputs,
+                    None if kept is None else kept[each.layer],
                 )
-    for layer, found in indices.items():
-        layer.replace_indices(name, found)
-    if isinstance(criterion, str):
-        config.selection = criterion
+    return indices
 
 
-def _criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
+def known_criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
+    """That of a name, or ConfigError; a function is given gradients and inputs where there is data."""
     if not isinstance(criterion, str):
         return Criterion(criterion, frozenset({"gradient", "inputs"} if with_data else ()))
     if criterion not in CRITERIA:
@@ -91,20 +127,27 @@ def _criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
     return CRITERIA[criterion]
 
 
-def _layers(model: PeftModel, name: str) -> list[NeuroAdaLinear]:
+def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinear]:
+    """Those with an adapter, which is active and unmerged on all of them, or an error about what was `asked`."""
     layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear) and layer.present([name])]
-    asked = f"Choosing inputs of adapter {name!r} anew"
     if not layers:
         raise ConfigError(asked, "no layer has a NeuroAda adapter of that name", near(name, model.peft_config))
     for layer in layers:
-        if layer.merged or (layer.quantization_backend is None and is_held(layer.stored_weight)):
-            raise MergeError(asked, f"deltas are in the weight of {layer.name}", "Unmerge, or leave neuroada.held")
+        if layer.merged:
+            raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
         if layer.disable_adapters or name not in layer.active_adapters:
             raise ConfigError(asked, f"it is not active on {layer.name}", f"Call model.set_adapter({name!r})")
+    return layers
+
+
+def _require_untrained(layers: Sequence[NeuroAdaLinear], name: str) -> None:
+    asked = f"Choosing inputs of adapter {name!r} anew"
+    for layer in layers:
+        if layer.quantization_backend is None and is_held(layer.stored_weight):
+            raise MergeError(asked, f"deltas are in the weight of {layer.name}", "Leave neuroada.held")
         if layer.neuroada_deltas[name].any():
             found = f"deltas of {layer.name} are not zero"
-            raise WeightError(asked, found, "Choose before training, or train a new adapter")
-    return layers
+            raise WeightError(asked, found, "Choose before training, train a new adapter, or call neuroada.regrow")
 
 
 def _groups(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[NeuroAdaLinear]]:
@@ -127,7 +170,7 @@ class _Sums:
     def __init__(self, layer: NeuroAdaLinear, needs: Iterable[str]):
         """Zero, on the layer's device."""
         device = layer.stored_weight.device
-        self.layer, self.seen = layer, False
+        self.layer = layer
         self.gradient: Tensor | None = None
         self.squares: Tensor | None = None
         if "gradient" in needs:
@@ -153,11 +196,16 @@ class _Sums:
         """A hook on the output's gradient."""
         assert self.gradient is not None
         self.gradient.addmm_(dy.reshape(-1, dy.shape[-1]).T.float(), x.float())
-        self.seen = True
+
+    def sum_over_processes(self) -> None:
+        """Those of all processes of a training."""
+        for tensor in (self.gradient, self.squares):
+            if tensor is not None:
+                dist.all_reduce(tensor)
 
     def require_gradient(self) -> None:
         """Raise WeightError if a gradient is wanted and there is none."""
-        if self.gradient is not None and not (self.seen and self.gradient.any()):
+        if self.gradient is not None and not self.gradient.any():
             raise WeightError(
                 f"Choosing inputs of {self.layer.name} by gradients",
                 "the batches give it none",
