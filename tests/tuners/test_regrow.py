@@ -104,6 +104,24 @@ def test_training_with_it_is_exact(case, inside):
     assert same_bits(logits(model.merge_and_unload()), after)
 
 
+def test_one_of_several_active_adapters_moves_alone():
+    model, _ = adapted()
+    model.add_adapter("other", NeuroAdaConfig(k=3, selection="random"))
+    model.base_model.set_adapter(["default", "other"])
+    before = base_weights(model)
+    optimiser = OPTIMISERS["adamw"]([p for p in model.parameters() if p.requires_grad])
+    with held(model):
+        step(model, optimiser, 2)
+        others = [layer.neuroada_indices["other"].clone() for layer in layers_of(model)]
+        assert regrow(model, optimiser, batches(), adapter_name="default") > 0
+        step(model, optimiser)
+        inside = logits(model.eval())
+    assert changed(before, model) == []
+    assert same(others, [layer.neuroada_indices["other"] for layer in layers_of(model)])
+    assert same_bits(logits(model), inside)
+    assert same_bits(logits(model.merge_and_unload()), inside)
+
+
 def test_held_supports_are_held_at_their_new_places_at_once(monkeypatch):
     trained = []
     for inside in (held, nullcontext):

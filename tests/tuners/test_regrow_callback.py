@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,6 +173,11 @@ def test_what_cannot_be_is_told_before_the_first_step(tmp_path):
     with pytest.raises(MergeError, match="deltas are merged into the weight"):
         made.train()
     assert made.state.global_step == 0
+
+
+def test_deepspeed_is_refused():
+    with pytest.raises(ConfigError, match="Regrowing inputs under DeepSpeed: it trains copies of the deltas"):
+        RegrowCallback().on_train_begin(SimpleNamespace(deepspeed={"zero_optimization": {}}), None, None)
 
 
 def test_a_stream_has_no_records_to_draw(tmp_path):

@@ -61,6 +61,10 @@ class RegrowCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Refuse what would fail at the first time."""
+        if args.deepspeed:
+            found = "it trains copies of the deltas that it keeps in an order of its own"
+            do = "Train with DistributedDataParallel, or without regrowing"
+            raise ConfigError("Regrowing inputs under DeepSpeed", found, do)
         model = kwargs["model"]
         trained_layers(model, self.adapter_name or str(model.active_adapter), kwargs["optimizer"])
 
