@@ -7,7 +7,7 @@ from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.layers import NeatLinear, NeuroAdaLinear, held
 from neuroada.ops.backend import set_backend
 from neuroada.ops.sparse_delta import sparse_delta_linear
-from neuroada.tuners import NeatModel, NeuroAdaModel, convert_peanut, register, reselect
+from neuroada.tuners import NeatModel, NeuroAdaModel, RegrowCallback, convert_peanut, register, regrow, reselect
 
 register("neuroada", NeuroAdaConfig, NeuroAdaModel)
 register("neat", NeatConfig, NeatModel)
@@ -19,8 +19,10 @@ __all__ = [
     "NeuroAdaConfig",
     "NeuroAdaLinear",
     "NeuroAdaModel",
+    "RegrowCallback",
     "convert_peanut",
     "held",
+    "regrow",
     "reselect",
     "set_backend",
     "sparse_delta_linear",

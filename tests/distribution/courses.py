@@ -20,7 +20,7 @@ from transformers import (
     default_data_collator,
 )
 
-from neuroada import NeatConfig, NeuroAdaConfig
+from neuroada import NeatConfig, NeuroAdaConfig, RegrowCallback
 from neuroada.runs.recipe import check_recipe
 from neuroada.runs.schema import Recipe
 
@@ -111,6 +111,13 @@ def train(course: Course, folder: Path, *callbacks: TrainerCallback, resume: str
     made.train(resume_from_checkpoint=resume)
     made.save_model(str(folder / "adapter"))
     return made
+
+
+def regrowing(course: Course, rank: int = 0, world: int = 1) -> RegrowCallback:
+    """Drops half of the deltas half-way, by the gradients of four rows."""
+    rows: Any = dataset(100, 1).with_format("torch")
+    batches = [{name: column[row : row + 1] for name, column in rows[:].items()} for row in range(rank, ROWS, world)]
+    return RegrowCallback(every=course.steps // 2, drop_fraction=0.5, batches=lambda step: batches)
 
 
 def deltas(folder: Path) -> dict[str, Tensor]:

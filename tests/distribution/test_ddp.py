@@ -1,9 +1,20 @@
 """Two processes with DistributedDataParallel train what one process trains."""
 
 import pytest
+import torch
 
-from .checks import SMALL, TINY, adapter_is_whole, adapter_loads_and_merges, report, same_deltas, same_run, tolerance
-from .courses import deltas, distance, train
+from .checks import (
+    SMALL,
+    TINY,
+    adapter_is_whole,
+    adapter_loads_and_merges,
+    report,
+    same_deltas,
+    same_run,
+    size,
+    tolerance,
+)
+from .courses import adapted, deltas, distance, regrowing, train
 from .launch import PROCESSES
 
 
@@ -64,6 +75,18 @@ def test_a_loop_of_ones_own_with_plain_replicas(given, two_ddp, one_loop):
     assert found["sent"] == 0, "indices never change"
     assert found["unions"] == [[1]] * PROCESSES
     same_deltas(two_ddp / "bare", given["tiny"], *one_loop)
+
+
+def test_processes_regrow_the_inputs_that_one_process_regrows(given, two_ddp, tmp_path):
+    found = report(two_ddp / "regrown")
+    assert found["indices"] == found["indices"][:1] * PROCESSES
+    assert found["changed"] == []
+    made = train(given["tiny"], tmp_path, regrowing(given["tiny"]))
+    assert found["indices"][0] == [buffer.tolist() for buffer in made.model.buffers() if buffer.dtype == torch.int32]
+    assert found["indices"][0] != [
+        each.tolist() for each in adapted(given["tiny"]).buffers() if each.dtype == torch.int32
+    ]
+    assert distance(deltas(two_ddp / "regrown"), deltas(tmp_path)) <= 1e-3 * size(tmp_path)
 
 
 def test_processes_that_chose_differently_all_say_so(two_ddp):

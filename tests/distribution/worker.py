@@ -31,7 +31,7 @@ from neuroada.runs.callbacks import HoldSupports
 from neuroada.runs.train import train as train_recipe
 from specimens import same_bits
 
-from .courses import ROWS, WEIGHTS, Course, adapted, arguments, courses, loop, recipe_of, train, trainer
+from .courses import ROWS, WEIGHTS, Course, adapted, arguments, courses, loop, recipe_of, regrowing, train, trainer
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}, "use_cpu": False, "per_device_train_batch_size": 2}
 DDP = {"ddp_backend": "gloo", "per_device_train_batch_size": 2}
@@ -139,6 +139,7 @@ def ddp(folder: Path, given: list[Course]) -> None:
     by_recipe(folder / "recipe", given[-1])
     bare_ddp(folder / "bare", given[-1])
     other_choices(folder / "other", given[-1])
+    regrown(folder / "regrown", given[-1])
 
 
 def bare_ddp(folder: Path, course: Course) -> None:
@@ -182,6 +183,15 @@ def other_choices(folder: Path, course: Course) -> None:
     except WeightError as error:
         message = str(error)
     Report(folder).write(messages=everywhere(message))
+
+
+def regrown(folder: Path, course: Course) -> None:
+    """Inputs are dropped and grown half-way, each process with its own part of the calibration batches."""
+    made = train(course, folder, regrowing(course, *place()), **DDP)
+    Report(folder).write(
+        indices=everywhere([tensor.tolist() for tensor in made.model.buffers() if tensor.dtype == torch.int32]),
+        changed=changed_base_weights(made, course),
+    )
 
 
 def fsdp(folder: Path, given: list[Course]) -> None:

@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from neuroada import NeuroAdaConfig
+from neuroada import NeuroAdaConfig, regrow
 from neuroada.errors import ConfigError, MergeError
 from neuroada.ops.neat import delta_weight
 from specimens import METHODS, NEAT_KINDS, adapted_layers, fill, same_bits, trained_parameters
@@ -51,6 +51,9 @@ def test_trains_saves_and_leaves_packed_weights_alone(bits, kind, make_tiny_llam
         optimiser.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+    if kind.prefix == "neuroada_":
+        assert regrow(model, optimiser, [{"input_ids": ids, "labels": ids}]) > 0
 
     trained = model.eval()(ids).logits
     model.save_pretrained(tmp_path)

@@ -84,6 +84,23 @@ def same_end(killed: Path, whole: Path) -> None:
     assert summaries[0]["held_out_loss_after"] == summaries[1]["held_out_loss_after"]
 
 
+def test_a_killed_training_regrows_the_same_inputs(recipe: Path, tmp_path: Path):
+    """Killed after inputs were regrown and before the next checkpoint, so that it is done again."""
+    content = yaml.safe_load(recipe.read_text())
+    content["training"]["save_steps"] = 3
+    content |= {"regrowth": {"every": 4, "drop_fraction": 0.5}, "calibration_records": 6}
+    recipe.write_text(yaml.safe_dump(content))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(recipe, whole, [{}]) == [0], log(whole)
+    assert run(recipe, killed, [{"at": "at_step", "with": [9, 0]}, {}]) == [-SIGKILL, 0], log(killed)
+    same_end(killed, whole)
+    records = [RunFolder(folder).records("regrow") for folder in (killed, whole)]
+    assert records[0] == records[1]
+    assert [record["step"] for record in records[1]] == [4, 8]
+    assert all(record["changed"] > 0 for record in records[1])
+    assert json.loads((killed / "summary.json").read_text())["merge"]["equal"]
+
+
 def test_twelve_kills_and_a_full_disk_leave_no_trace(recipe: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(recipe, whole, [{}]) == [0], log(whole)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
 from neuroada.ops.sparse_delta import HeldTogether, is_held
+
+_FOLLOWERS: list[Callable[[Iterable[Tensor]], None]] = []
+"""One for each `held` that is on."""
+
+
+def follow(deltas: Iterable[Tensor]) -> None:
+    """Let every `held` take out and put in again what these deltas, written to or moved to other inputs, stand for."""
+    deltas = list(deltas)
+    for follower in list(_FOLLOWERS):
+        follower(deltas)
 
 
 @contextmanager
@@ -34,15 +44,19 @@ def held(model: nn.Module) -> Iterator[None]:
     layers = _layers_to_hold(model)
     together = HeldTogether([(layer.frozen_weight(names), partial(layer.support, names)) for layer, names in layers])
 
-    def after_optimiser_step(optimiser: Optimizer, *_: object) -> None:
-        stepped = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    def keep_up(deltas: Iterable[Tensor]) -> None:
+        written = {id(each) for each in deltas}
         sources = [source for layer, names in layers for source in layer.support(names).sources]
-        changed = [source for source in sources if id(source) in stepped]
+        changed = [source for source in sources if id(source) in written]
         if changed:
             increment_version(changed)  # fused optimisers do not
             together.refresh()
 
+    def after_optimiser_step(optimiser: Optimizer, *_: object) -> None:
+        keep_up(parameter for group in optimiser.param_groups for parameter in group["params"])
+
     hook = register_optimizer_step_post_hook(after_optimiser_step)
+    _FOLLOWERS.append(keep_up)
     try:
         together.hold()
         yield
@@ -53,6 +67,7 @@ def held(model: nn.Module) -> Iterator[None]:
             together.release()
             raise
         finally:
+            _FOLLOWERS.remove(keep_up)
             hook.remove()
 
 

@@ -96,13 +96,16 @@ class NeuroAdaLinear(AdapterLayer):
         gradient: Tensor | None = None,
         inputs: Tensor | None = None,
         per_neuron: int | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """int32 [N, K], K = `per_neuron` or as now: what a criterion chooses of the pretrained weight, with statistics
-        of data (see `select`)."""
+        of data (see `select`). kept: bool [N, K], the present inputs that stay in any case."""
         per_neuron = per_neuron or self.neuroada_deltas[adapter_name].shape[1]
+        stay = None if kept is None else (self.neuroada_indices[adapter_name], kept)
         neurons, data = self.neurons_of(adapter_name), {"gradient": gradient, "inputs": inputs}
         with onload_layer(self):
-            return select(self._pretrained_weight(), per_neuron, selection, seed, self.name, neurons, **data)
+            weight = self._pretrained_weight()
+            return select(weight, per_neuron, selection, seed, self.name, neurons, **data, kept=stay)
 
     def score_steps(
         self,

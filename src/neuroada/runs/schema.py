@@ -3,19 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from transformers import SchedulerType
 
 from neuroada.errors import near
 from neuroada.runs.methods import METHODS
+from neuroada.runs.regrowth import RegrowthSection
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -202,7 +195,8 @@ class TrainingSection(Section):
 class Recipe(Section):
     """What a run trains, on what, how and with which seed. Each method's settings are under its own name.
 
-    calibration_records: of the training part, by which NeuroAda's inputs are chosen where its `selection` needs data.
+    calibration_records: of the training part, by which NeuroAda's inputs are chosen where its `selection` or that of
+    `regrowth` needs data.
     """
 
     model: ModelSection
@@ -223,6 +217,7 @@ class Recipe(Section):
     mask: Settings = {}
     full: Settings = {}
     training: TrainingSection
+    regrowth: RegrowthSection = RegrowthSection()
     calibration_records: PositiveInt = 128
     seed: int = 0
 
@@ -245,6 +240,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _regrowth_of_neuroada(self):
+        if self.regrowth.every is not None and self.method != "neuroada":
+            raise ValueError("regrowth.every is for method neuroada; leave it out, or choose that method")
+        return self
+
+    @model_validator(mode="after")
     def _images_have_no_length(self):
         if isinstance(self.data, ImagesData) and self.training.train_sampling_strategy == "group_by_length":
             raise ValueError("images have no length; leave training.train_sampling_strategy out")
@@ -256,8 +257,9 @@ class Recipe(Section):
         return getattr(self, self.method)
 
     def resolved(self) -> dict[str, Any]:
-        """Every value, defaults included, as plain types; blocks of methods not chosen are left out."""
-        return self.model_dump(mode="json", exclude=set(METHODS) - {self.method})
+        """Every value, defaults included, as plain types; what is off is left out: other methods' blocks, regrowth."""
+        off = set(METHODS) - {self.method} | ({"regrowth"} if self.regrowth.every is None else set())
+        return self.model_dump(mode="json", exclude=off)
 
     def differing(self) -> dict[str, Any]:
         """As `resolved`, without the values that are defaults: keys that the schema gains later change nothing."""

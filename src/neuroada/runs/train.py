@@ -30,6 +30,7 @@ from neuroada.runs.looks import Looks
 from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, of_adapter, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
+from neuroada.runs.regrowth import check_regrowth, regrowth
 from neuroada.runs.schema import Recipe
 from neuroada.runs.sharding import gathered, is_sharded
 from neuroada.runs.trackers import check_trackers, trackers
@@ -81,6 +82,7 @@ def train(
     elif leads:
         folder.check_fresh()
     check_trackers(recipe.training.report_to, folder)
+    check_regrowth(recipe)
     prepared = prepare(recipe, console)
     if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
@@ -205,7 +207,10 @@ def _fit(
             eval_dataset=data.held_out,
             compute_metrics=data.metric,
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
-            callbacks=[Bars(progress), records, HoldSupports(context), *data.callbacks, *reporting, *callbacks],
+            callbacks=[
+                *(Bars(progress), records, HoldSupports(context), *regrowth(recipe, folder)),
+                *(*data.callbacks, *reporting, *callbacks),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         looks = Looks(prepared, trainer, folder, progress)

@@ -1,6 +1,7 @@
 """Which inputs of each neuron get a delta: scores W → [O, I], then the top k of each row → indices [N, K]."""
 
 from neuroada.selection.coverage import covered_neurons
+from neuroada.selection.regrowth import kept_entries, moved, places_before
 from neuroada.selection.scores import COMPARABLE, CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
 from neuroada.selection.spread import score_steps, spread
 from neuroada.selection.topk import require_finite, select, top_k
@@ -13,6 +14,9 @@ __all__ = [
     "ScoreFunction",
     "Statistics",
     "covered_neurons",
+    "kept_entries",
+    "moved",
+    "places_before",
     "require_finite",
     "score_steps",
     "select",

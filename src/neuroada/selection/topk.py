@@ -47,6 +47,7 @@ def select(
     *,
     gradient: Tensor | None = None,
     inputs: Tensor | None = None,
+    kept: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Choose k inputs for each (covered) neuron of a weight.
 
@@ -61,6 +62,7 @@ def select(
         neurons: int64 [N] ascending, or None for all O.
         gradient, inputs: statistics of calibration data, where the criterion needs them (see `Statistics`), [O, I]
             and [I].
+        kept: (indices [N, k], bool [N, k]) of an earlier choice: where true, the input is chosen whatever its score.
 
     Returns:
         int32 [N, k], strictly ascending along each row, on the weight's device.
@@ -71,7 +73,10 @@ def select(
     count = weight.shape[0] if neurons is None else len(neurons)
     indices = torch.empty(count, k, dtype=torch.int32, device=weight.device)
     for start, scores in scored_blocks(weight, selection, seed, name, neurons, gradient, inputs):
-        indices[start : start + len(scores)] = top_k(scores, k)
+        block = slice(start, start + len(scores))
+        if kept is not None:
+            scores = _always(scores, *(part[block] for part in kept))
+        indices[block] = top_k(scores, k)
     return indices
 
 
@@ -99,6 +104,13 @@ def scored_blocks(
         if criterion.needs or not isinstance(selection, str):
             _require_numbers(scores, name)
         yield start, scores
+
+
+def _always(scores: Tensor, indices: Tensor, kept: Tensor) -> Tensor:
+    """Scores [rows, I] with infinity, and there alone, where kept [rows, k] says so of indices [rows, k]."""
+    scores = scores if scores.is_floating_point() else scores.double()
+    scores, indices = scores.clamp(max=torch.finfo(scores.dtype).max), indices.long()
+    return scores.scatter(1, indices, scores.gather(1, indices).masked_fill(kept, torch.inf))
 
 
 def _require_numbers(scores: Tensor, name: str) -> None:

@@ -4,6 +4,8 @@ from neuroada.tuners.neat import NeatModel
 from neuroada.tuners.neuroada import NeuroAdaModel
 from neuroada.tuners.peanut import convert_peanut
 from neuroada.tuners.registration import register
+from neuroada.tuners.regrow import regrow
+from neuroada.tuners.regrow_callback import RegrowCallback
 from neuroada.tuners.reselect import reselect
 
-__all__ = ["NeatModel", "NeuroAdaModel", "convert_peanut", "register", "reselect"]
+__all__ = ["NeatModel", "NeuroAdaModel", "RegrowCallback", "convert_peanut", "register", "regrow", "reselect"]

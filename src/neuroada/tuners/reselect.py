@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
-import torch
-from accelerate.utils import send_to_device
+import torch.distributed as dist
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from neuroada.config import NeuroAdaConfig
 from neuroada.config.neuroada import require_comparable
 from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
 from neuroada.selection import CRITERIA, Criterion, ScoreFunction
 from neuroada.tuners.budget import spread_budget
-
-MAX_MEMORY = 1 << 28
-"""Bytes of gradients held at a time unless the caller says otherwise: a choice."""
+from neuroada.tuners.statistics import MAX_MEMORY, Sums, add_batch, groups_within
 
 
 def reselect(
@@ -61,60 +58,94 @@ def reselect(
             as it was.
     """
     name = adapter_name or str(model.active_adapter)
-    batches = list(batches)
-    chosen = _criterion(criterion, bool(batches))
-    if chosen.needs_data and not batches:
-        raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
-    layers = _layers(model, name)
+    layers = active_layers(model, name, f"Choosing inputs of adapter {name!r} anew")
+    _require_untrained(layers, name)
     config: Any = model.peft_config[name]
-    spreads = config.budget_scope == "model"
-    if spreads and isinstance(criterion, str):
+    budget = config if config.budget_scope == "model" else None
+    if budget is not None and isinstance(criterion, str):
         require_comparable(criterion)
-    needs = chosen.needs & {"gradient", "inputs"}
-    groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
-    visits = 2 if spreads and len(groups) > 1 else 1
-    bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
-    with bars as bar:
-        task = bar.add_task("Choosing inputs", total=visits * len(groups) * max(1, len(batches))) if bar else None
-
-        def summed(group: Sequence[NeuroAdaLinear]) -> list[_Sums]:
-            sums = [_Sums(layer, needs) for layer in group]
-            for batch in batches if needs else ():
-                _pass(model, name, layers, sums, batch)
-                if bar is not None and task is not None:
-                    bar.advance(task)
-            for each in sums:
-                each.require_gradient()
-            return sums
-
-        kept = summed(groups[0]) if len(groups) == 1 else []
-        asked = name, chosen if callable(criterion) else criterion, config.seed
-
-        def in_group(group: Sequence[NeuroAdaLinear], find: Callable[[_Sums], Tensor]) -> dict[NeuroAdaLinear, Tensor]:
-            return {each.layer: find(each) for each in kept or summed(group)}
-
-        def steps_of(each: _Sums) -> Tensor:
-            return each.layer.score_steps(*asked, each.gradient, each.inputs)
-
-        def choice_of(each: _Sums) -> Tensor:
-            return each.layer.chosen_anew(*asked, each.gradient, each.inputs, sizes.get(each.layer))
-
-        sizes: dict[NeuroAdaLinear, int] = {}
-        indices: dict[NeuroAdaLinear, Tensor] = {}
-        if spreads:
-            steps: dict[NeuroAdaLinear, Tensor] = {}
-            for group in groups:
-                steps |= in_group(group, steps_of)
-            sizes = spread_budget(config, name, steps)
-        for group in groups:
-            indices |= in_group(group, choice_of)
-    for layer, found in indices.items():
-        layer.replace_indices(name, found)
+    limits = {"max_memory": max_memory, "progress": progress}
+    found = choose(model, name, layers, list(batches), criterion, config.seed, budget=budget, **limits)
+    for layer, indices in found.items():
+        layer.replace_indices(name, indices)
     if isinstance(criterion, str):
         config.selection = criterion
 
 
-def _criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
+def choose(
+    model: PeftModel,
+    name: str,
+    layers: Sequence[NeuroAdaLinear],
+    batches: Sequence[Mapping[str, Any]],
+    criterion: str | ScoreFunction,
+    seed: int,
+    *,
+    budget: NeuroAdaConfig | None = None,
+    kept: Mapping[NeuroAdaLinear, Tensor] | None = None,
+    together: bool = False,
+    max_memory: int = MAX_MEMORY,
+    progress: bool = False,
+) -> dict[NeuroAdaLinear, Tensor]:
+    """The inputs, int32 [N, K], that a criterion chooses for these layers; nothing is changed.
+
+    budget: a configuration whose budget for the model gives each layer its K; K is as it is without. kept: of each
+    layer, bool [N, K]: the present inputs that stay in any case. together: statistics are summed over the processes of
+    a training, each of which gives its own batches.
+    """
+    with_data = bool(batches)
+    if together:
+        everywhere: list[bool] = [with_data] * dist.get_world_size()
+        dist.all_gather_object(everywhere, with_data)
+        with_data = all(everywhere)
+    chosen = known_criterion(criterion, with_data)
+    if chosen.needs_data and not with_data:
+        raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
+    needs = chosen.needs & {"gradient", "inputs"}
+    groups = list(groups_within(layers, max_memory)) if "gradient" in needs else [list(layers)]
+    visits = 1 if budget is None or len(groups) == 1 else 2
+    bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
+    with bars as bar:
+        task = bar.add_task("Choosing inputs", total=visits * len(groups) * max(1, len(batches))) if bar else None
+
+        def summed(group: Sequence[NeuroAdaLinear]) -> list[Sums]:
+            sums = [Sums(layer, needs) for layer in group]
+            for batch in batches if needs else ():
+                add_batch(model, name, layers, sums, batch)
+                if bar is not None and task is not None:
+                    bar.advance(task)
+            for each in sums:
+                if together:
+                    each.sum_over_processes()
+                each.require_gradient()
+            return sums
+
+        once = summed(groups[0]) if len(groups) == 1 else []
+        asked = name, chosen if callable(criterion) else criterion, seed
+
+        def in_group(group: Sequence[NeuroAdaLinear], find: Callable[[Sums], Tensor]) -> dict[NeuroAdaLinear, Tensor]:
+            return {each.layer: find(each) for each in once or summed(group)}
+
+        def steps_of(each: Sums) -> Tensor:
+            return each.layer.score_steps(*asked, each.gradient, each.inputs)
+
+        def choice_of(each: Sums) -> Tensor:
+            stay = None if kept is None else kept[each.layer]
+            return each.layer.chosen_anew(*asked, each.gradient, each.inputs, sizes.get(each.layer), stay)
+
+        sizes: dict[NeuroAdaLinear, int] = {}
+        indices: dict[NeuroAdaLinear, Tensor] = {}
+        if budget is not None:
+            steps: dict[NeuroAdaLinear, Tensor] = {}
+            for group in groups:
+                steps |= in_group(group, steps_of)
+            sizes = spread_budget(budget, name, steps)
+        for group in groups:
+            indices |= in_group(group, choice_of)
+    return indices
+
+
+def known_criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
+    """That of a name, or ConfigError; a function is given gradients and inputs where there is data."""
     if not isinstance(criterion, str):
         return Criterion(criterion, frozenset({"gradient", "inputs"} if with_data else ()))
     if criterion not in CRITERIA:
@@ -122,117 +153,24 @@ def _criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
     return CRITERIA[criterion]
 
 
-def _layers(model: PeftModel, name: str) -> list[NeuroAdaLinear]:
+def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinear]:
+    """Those with an adapter, which is active and unmerged on all of them, or an error about what was `asked`."""
     layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear) and layer.present([name])]
-    asked = f"Choosing inputs of adapter {name!r} anew"
     if not layers:
         raise ConfigError(asked, "no layer has a NeuroAda adapter of that name", near(name, model.peft_config))
     for layer in layers:
-        if layer.merged or (layer.quantization_backend is None and is_held(layer.stored_weight)):
-            raise MergeError(asked, f"deltas are in the weight of {layer.name}", "Unmerge, or leave neuroada.held")
+        if layer.merged:
+            raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
         if layer.disable_adapters or name not in layer.active_adapters:
             raise ConfigError(asked, f"it is not active on {layer.name}", f"Call model.set_adapter({name!r})")
-        if layer.neuroada_deltas[name].any():
-            found = f"deltas of {layer.name} are not zero"
-            raise WeightError(asked, found, "Choose before training, or train a new adapter")
     return layers
 
 
-def _groups(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[NeuroAdaLinear]]:
-    """Neighbours whose float32 gradients fit into `max_memory` together, at least one each."""
-    group: list[NeuroAdaLinear] = []
-    room = max_memory
+def _require_untrained(layers: Sequence[NeuroAdaLinear], name: str) -> None:
+    asked = f"Choosing inputs of adapter {name!r} anew"
     for layer in layers:
-        size = 4 * layer.in_features * layer.out_features
-        if group and size > room:
-            yield group
-            group, room = [], max_memory
-        group.append(layer)
-        room -= size
-    yield group
-
-
-class _Sums:
-    """Statistics of one layer, summed over batches: gradient float32 [O, I], squares of inputs float32 [I]."""
-
-    def __init__(self, layer: NeuroAdaLinear, needs: Iterable[str]):
-        """Zero, on the layer's device."""
-        device = layer.stored_weight.device
-        self.layer, self.seen = layer, False
-        self.gradient: Tensor | None = None
-        self.squares: Tensor | None = None
-        if "gradient" in needs:
-            self.gradient = torch.zeros(layer.out_features, layer.in_features, device=device)
-        if "inputs" in needs:
-            self.squares = torch.zeros(layer.in_features, device=device)
-
-    @property
-    def inputs(self) -> Tensor | None:
-        """Norms [I]."""
-        return None if self.squares is None else self.squares.sqrt()
-
-    def see(self, mask: Tensor | None, layer: NeuroAdaLinear, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """A forward hook. mask: [B, T], 0 on padding."""
-        x = args[0].detach()
-        if self.squares is not None:
-            real = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.reshape(-1, x.shape[-1])
-            self.squares += real.float().square().sum(dim=0)
-        if self.gradient is not None and output.requires_grad:
-            output.register_hook(partial(self.add, x.reshape(-1, x.shape[-1])))
-
-    def add(self, x: Tensor, dy: Tensor) -> None:
-        """A hook on the output's gradient."""
-        assert self.gradient is not None
-        self.gradient.addmm_(dy.reshape(-1, dy.shape[-1]).T.float(), x.float())
-        self.seen = True
-
-    def require_gradient(self) -> None:
-        """Raise WeightError if a gradient is wanted and there is none."""
-        if self.gradient is not None and not (self.seen and self.gradient.any()):
-            raise WeightError(
-                f"Choosing inputs of {self.layer.name} by gradients",
-                "the batches give it none",
-                "Give batches in which the layer takes part in the loss, or leave it out with exclude_modules",
-            )
-
-
-def _pass(
-    model: PeftModel, name: str, layers: Sequence[NeuroAdaLinear], sums: Sequence[_Sums], batch: Mapping[str, Any]
-) -> None:
-    """One batch forward, and backward down to the first of the layers whose gradient is wanted."""
-    batch = cast("Mapping[str, Any]", send_to_device(dict(batch), next(model.parameters()).device))
-    wants_gradient = sums[0].gradient is not None
-    mask = batch.get("attention_mask")
-    wanted = [each.layer.neuroada_deltas[name] for each in sums]
-    handles = [each.layer.register_forward_hook(partial(each.see, mask)) for each in sums]
-    try:
-        with _prepared(model, name, layers, wanted), torch.set_grad_enabled(wants_gradient):
-            loss = getattr(model(**batch), "loss", None)
-            if wants_gradient:
-                if loss is None:
-                    raise ConfigError("Choosing inputs by gradients", "a batch gives no loss", "Put labels into it")
-                torch.autograd.grad(loss, wanted, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _prepared(
-    model: PeftModel, name: str, layers: Sequence[NeuroAdaLinear], wanted: Sequence[Tensor]
-) -> Iterator[None]:
-    """Evaluation mode, and gradients for the wanted deltas alone; all as it was at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    deltas = [layer.neuroada_deltas[name] for layer in layers]
-    required = [(parameter, parameter.requires_grad) for parameter in deltas]
-    model.eval()
-    ids = {id(parameter) for parameter in wanted}
-    try:
-        for parameter in deltas:
-            parameter.requires_grad_(id(parameter) in ids)
-        yield
-    finally:
-        for parameter, requires in required:
-            parameter.requires_grad_(requires)
-        for module, training in modes:
-            module.training = training
+        if layer.quantization_backend is None and is_held(layer.stored_weight):
+            raise MergeError(asked, f"deltas are in the weight of {layer.name}", "Leave neuroada.held")
+        if layer.neuroada_deltas[name].any():
+            found = f"deltas of {layer.name} are not zero"
+            raise WeightError(asked, found, "Choose before training, train a new adapter, or call neuroada.regrow")

@@ -1,0 +1,125 @@
+"""Statistics of layers over calibration batches: gradients of their weights, and norms of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import send_to_device
+from peft import PeftModel
+from torch import Tensor
+
+from neuroada.errors import ConfigError, WeightError
+from neuroada.layers import NeuroAdaLinear
+
+MAX_MEMORY = 1 << 28
+"""Bytes of gradients held at a time unless the caller says otherwise: a choice."""
+
+
+def groups_within(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[NeuroAdaLinear]]:
+    """Neighbours whose float32 gradients fit into `max_memory` together, at least one each."""
+    group: list[NeuroAdaLinear] = []
+    room = max_memory
+    for layer in layers:
+        size = 4 * layer.in_features * layer.out_features
+        if group and size > room:
+            yield group
+            group, room = [], max_memory
+        group.append(layer)
+        room -= size
+    yield group
+
+
+class Sums:
+    """Statistics of one layer, summed over batches: gradient float32 [O, I], squares of inputs float32 [I]."""
+
+    def __init__(self, layer: NeuroAdaLinear, needs: Iterable[str]):
+        """Zero, on the layer's device."""
+        device = layer.stored_weight.device
+        self.layer = layer
+        self.gradient: Tensor | None = None
+        self.squares: Tensor | None = None
+        if "gradient" in needs:
+            self.gradient = torch.zeros(layer.out_features, layer.in_features, device=device)
+        if "inputs" in needs:
+            self.squares = torch.zeros(layer.in_features, device=device)
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """Norms [I]."""
+        return None if self.squares is None else self.squares.sqrt()
+
+    def see(self, mask: Tensor | None, layer: NeuroAdaLinear, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A forward hook. mask: [B, T], 0 on padding."""
+        x = args[0].detach()
+        if self.squares is not None:
+            real = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.reshape(-1, x.shape[-1])
+            self.squares += real.float().square().sum(dim=0)
+        if self.gradient is not None and output.requires_grad:
+            output.register_hook(partial(self.add, x.reshape(-1, x.shape[-1])))
+
+    def add(self, x: Tensor, dy: Tensor) -> None:
+        """A hook on the output's gradient."""
+        assert self.gradient is not None
+        self.gradient.addmm_(dy.reshape(-1, dy.shape[-1]).T.float(), x.float())
+
+    def sum_over_processes(self) -> None:
+        """Those of all processes of a training."""
+        for tensor in (self.gradient, self.squares):
+            if tensor is not None:
+                dist.all_reduce(tensor)
+
+    def require_gradient(self) -> None:
+        """Raise WeightError if a gradient is wanted and there is none."""
+        if self.gradient is not None and not self.gradient.any():
+            raise WeightError(
+                f"Choosing inputs of {self.layer.name} by gradients",
+                "the batches give it none",
+                "Give batches in which the layer takes part in the loss, or leave it out with exclude_modules",
+            )
+
+
+def add_batch(
+    model: PeftModel, name: str, layers: Sequence[NeuroAdaLinear], sums: Sequence[Sums], batch: Mapping[str, Any]
+) -> None:
+    """One batch forward, and backward down to the first of the layers whose gradient is wanted."""
+    batch = cast("Mapping[str, Any]", send_to_device(dict(batch), next(model.parameters()).device))
+    wants_gradient = sums[0].gradient is not None
+    mask = batch.get("attention_mask")
+    wanted = [each.layer.neuroada_deltas[name] for each in sums]
+    handles = [each.layer.register_forward_hook(partial(each.see, mask)) for each in sums]
+    try:
+        with _prepared(model, name, layers, wanted), torch.set_grad_enabled(wants_gradient):
+            loss = getattr(model(**batch), "loss", None)
+            if wants_gradient:
+                if loss is None:
+                    raise ConfigError("Choosing inputs by gradients", "a batch gives no loss", "Put labels into it")
+                torch.autograd.grad(loss, wanted, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _prepared(
+    model: PeftModel, name: str, layers: Sequence[NeuroAdaLinear], wanted: Sequence[Tensor]
+) -> Iterator[None]:
+    """Evaluation mode, and gradients for the wanted deltas alone; all as it was at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    deltas = [layer.neuroada_deltas[name] for layer in layers]
+    required = [(parameter, parameter.requires_grad) for parameter in deltas]
+    model.eval()
+    ids = {id(parameter) for parameter in wanted}
+    try:
+        for parameter in deltas:
+            parameter.requires_grad_(id(parameter) in ids)
+        yield
+    finally:
+        for parameter, requires in required:
+            parameter.requires_grad_(requires)
+        for module, training in modes:
+            module.training = training
