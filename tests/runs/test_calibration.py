@@ -6,7 +6,6 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from neuroada.errors import ConfigError
 from neuroada.runs import calibration
 from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.recipe import load_recipe
@@ -37,7 +36,7 @@ def recipe(tiny_model_dir, tmp_path):
 def chosen(recipe) -> dict[str, torch.Tensor]:
     prepared = prepare(recipe, QUIET)
     model = prepared.model
-    choose_by_data(recipe, model, prepared.data, QUIET)
+    choose_by_data(recipe, prepared.trainee, prepared.data, QUIET)
     return {name: buffer for name, buffer in model.named_buffers() if "neuroada_indices" in name}
 
 
@@ -64,8 +63,3 @@ def test_seed_and_count_decide_by_which_records(recipe):
 def test_a_dry_run_chooses_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "reselect", None)
     assert train(recipe(), tmp_path / "run", QUIET, dry_run=True) is None
-
-
-def test_a_mask_by_data_is_refused(recipe):
-    with pytest.raises(ConfigError, match=r"mask.selection=gradient: masks are chosen before there is data"):
-        chosen(recipe(method="mask", mask={"k": 1, "selection": "gradient"}))

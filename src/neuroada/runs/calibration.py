@@ -1,29 +1,35 @@
-"""Choosing NeuroAda's inputs by some of the training data, where a recipe's criterion needs it."""
+"""Choosing what is trained by some of the training data, where a recipe's criterion needs it."""
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from rich.console import Console
 
 from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.data import Data
+from neuroada.runs.methods import Trainee
 from neuroada.runs.schema import Recipe
 from neuroada.tuners import reselect
 
 
-def choose_by_data(recipe: Recipe, model: Any, data: Data, console: Console) -> None:
-    """Choose the inputs of an adapter that waits for data, by `calibration_records` of the training part.
+def choose_by_data(recipe: Recipe, trainee: Trainee, data: Data, console: Console) -> None:
+    """Choose what an adapter or a mask that waits for data trains, by `calibration_records` of the training part.
 
     Which ones the seed decides, so that every process of a training chooses alike.
     """
-    if not any(layer.awaiting for layer in model.modules() if isinstance(layer, NeuroAdaLinear)):
+    model, settle = trainee.model, trainee.settle
+    if settle is None and not any(layer.awaiting for layer in model.modules() if isinstance(layer, NeuroAdaLinear)):
         return
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    batches = list(_batches(recipe, data))
-    reselect(model, batches, recipe.settings["selection"], progress=not console.quiet)
+    batches, progress = list(_batches(recipe, data)), not console.quiet
+    if settle is not None:
+        settle(batches, progress)
+    else:
+        reselect(cast(PeftModel, model), batches, recipe.settings["selection"], progress=progress)
 
 
 def _batches(recipe: Recipe, data: Data) -> Iterator[Any]:

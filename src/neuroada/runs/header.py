@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from neuroada.ops.backend import backend_for
 from neuroada.runs.environment import describe_device
 from neuroada.runs.folder import RunFolder
-from neuroada.runs.methods import METHODS, most_deltas, placement
+from neuroada.runs.methods import ADAPTERS, METHODS, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
 from neuroada.runs.sharding import LATER, is_sharded
@@ -30,7 +30,7 @@ def header(
         ("data", f"{prepared.source.name}; {data.sizes}"),
         ("tests", _tests_text(recipe, data.tests)),
         ("method", _method_text(recipe, model)),
-        ("mode", placement(model)),
+        ("mode", placement(model) if recipe.method in ADAPTERS else None),
         ("gradient", _gradient_text(recipe, model, arguments.device)),
         ("trainable", share_text(prepared.trainee.trained, whole)),
         ("device", describe_device(arguments.device)),

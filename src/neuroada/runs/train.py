@@ -89,13 +89,14 @@ def train(
     if dry_run:
         console.print("\nDry run: nothing was trained or written.")
         return None
-    choose_by_data(recipe, prepared.model, prepared.data, console)
+    choose_by_data(recipe, prepared.trainee, prepared.data, console)
     if not resume:
         labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
         folder.create(resolved, environment(arguments.device, recipe.seed) | labels)
         for each in prepared.data.left_out:
             folder.record("left out", place=each.place, reason=each.reason)
     trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
+    prepared.trainee.finish()
     if leads:
         _save(recipe, prepared, folder, state)
     merges = METHODS[recipe.method].merges and not is_sharded()

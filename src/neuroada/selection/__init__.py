@@ -2,7 +2,8 @@
 
 from neuroada.selection.coverage import covered_neurons
 from neuroada.selection.scores import CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
-from neuroada.selection.topk import require_finite, select, top_k
+from neuroada.selection.together import TopEntries, draw_entries
+from neuroada.selection.topk import require_finite, scores_of, select, top_k
 
 __all__ = [
     "CRITERIA",
@@ -10,8 +11,11 @@ __all__ = [
     "Criterion",
     "ScoreFunction",
     "Statistics",
+    "TopEntries",
     "covered_neurons",
+    "draw_entries",
     "require_finite",
+    "scores_of",
     "select",
     "top_k",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -66,11 +68,39 @@ def select(
     Raises:
         WeightError: a score is NaN.
     """
+    count = weight.shape[0] if neurons is None else len(neurons)
+    indices = torch.empty(count, k, dtype=torch.int32, device=weight.device)
+    for block, scores in _scored(weight, selection, seed, name, neurons, gradient, inputs):
+        indices[block] = top_k(scores, k)
+    return indices
+
+
+def scores_of(
+    weight: Tensor,
+    selection: str,
+    seed: int,
+    name: str,
+    gradient: Tensor | None = None,
+    inputs: Tensor | None = None,
+) -> Tensor:
+    """What a criterion gives each entry of a weight, as `select` sees it: [O, I], on the weight's device."""
+    return torch.cat([scores for _, scores in _scored(weight, selection, seed, name, None, gradient, inputs)])
+
+
+def _scored(
+    weight: Tensor,
+    selection: str | Criterion,
+    seed: int,
+    name: str,
+    neurons: Tensor | None,
+    gradient: Tensor | None,
+    inputs: Tensor | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """(which of the N neurons, their scores [rows, I]), a block of neurons at a time."""
     criterion = CRITERIA[selection] if isinstance(selection, str) else selection
     generator = generator_for(seed, name, selection if isinstance(selection, str) else "")
     low_rank = low_rank_part(weight) if "low_rank" in criterion.needs else None
     count = weight.shape[0] if neurons is None else len(neurons)
-    indices = torch.empty(count, k, dtype=torch.int32, device=weight.device)
     rows_per_block = max(1, ROW_BLOCK_ENTRIES // weight.shape[1])
     for start in range(0, count, rows_per_block):
         stop = min(start + rows_per_block, count)
@@ -80,8 +110,7 @@ def select(
         scores = criterion.score(weight[block], statistics)
         if criterion.needs or not isinstance(selection, str):
             _require_numbers(scores, name)
-        indices[start:stop] = top_k(scores, k)
-    return indices
+        yield slice(start, stop), scores
 
 
 def _require_numbers(scores: Tensor, name: str) -> None:

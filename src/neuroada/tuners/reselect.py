@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -60,9 +60,45 @@ def reselect(
         raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
     layers = _layers(model, name)
     config: Any = model.peft_config[name]
-    needs = chosen.needs & {"gradient", "inputs"}
-    groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
     indices: dict[NeuroAdaLinear, Tensor] = {}
+    for each in _summed(model, name, layers, chosen.needs, batches, max_memory, progress):
+        indices[each.layer] = each.layer.chosen_anew(
+            name, chosen if callable(criterion) else criterion, config.seed, each.gradient, each.inputs
+        )
+    for layer, found in indices.items():
+        layer.replace_indices(name, found)
+    if isinstance(criterion, str):
+        config.selection = criterion
+
+
+def statistics(
+    model: PeftModel,
+    batches: Sequence[Mapping[str, Any]],
+    criterion: str,
+    *,
+    max_memory: int = MAX_MEMORY,
+    progress: bool = True,
+) -> Iterator[tuple[NeuroAdaLinear, Tensor | None, Tensor | None]]:
+    """(layer, Σ dL/dW float32 [O, I], input norms float32 [I]) for each layer of the active adapter, as far as a
+    criterion needs them; found and refused as by `reselect`."""
+    name = str(model.active_adapter)
+    needs = _criterion(criterion, bool(batches)).needs
+    for each in _summed(model, name, _layers(model, name), needs, batches, max_memory, progress):
+        yield each.layer, each.gradient, each.inputs
+
+
+def _summed(
+    model: PeftModel,
+    name: str,
+    layers: Sequence[NeuroAdaLinear],
+    needs: Set[str],
+    batches: Sequence[Mapping[str, Any]],
+    max_memory: int,
+    progress: bool,
+) -> Iterator[_Sums]:
+    """What is needed of each layer, summed over the batches; those that were yielded before are given up."""
+    needs = needs & {"gradient", "inputs"}
+    groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
     bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
     with bars as bar:
         task = bar.add_task("Choosing inputs", total=len(groups) * max(1, len(batches))) if bar else None
@@ -74,13 +110,7 @@ def reselect(
                     bar.advance(task)
             for each in sums:
                 each.require_gradient()
-                indices[each.layer] = each.layer.chosen_anew(
-                    name, chosen if callable(criterion) else criterion, config.seed, each.gradient, each.inputs
-                )
-    for layer, found in indices.items():
-        layer.replace_indices(name, found)
-    if isinstance(criterion, str):
-        config.selection = criterion
+                yield each
 
 
 def _criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
