@@ -30,6 +30,16 @@ def test_readme_blocks_run_one_after_the_other(
     assert "trainable params" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", ["selection", "with-lora"])
+def test_blocks_of_a_page_run_one_after_the_other(page: str, in_empty_folder: Path):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
 def test_without_the_import_peft_says_what_the_readme_says(in_empty_folder: Path, tiny_llama):
     from peft import get_peft_model
 

@@ -76,7 +76,7 @@ class Mask:
         """Put the adapter on the model; its entries are chosen later."""
         if config.state == "support" and is_sharded():
             found = "it writes to whole weights, and they are sharded over processes"
-            raise ConfigError("mask.state=support", found, "Leave it out, or use DistributedDataParallel instead")
+            raise ConfigError("mask.state=support", found, "Leave it out, or train without sharding")
         self.config, self.head = config, head
         self.trained = sum(parameter.numel() for parameter in head(model))
         self.wrapped: Any = get_peft_model(model, config)

@@ -1,9 +1,10 @@
 """PEFT tuners of the methods; importing this package registers them."""
 
+from neuroada.tuners.mixed import HybridModel
 from neuroada.tuners.neat import NeatModel
 from neuroada.tuners.neuroada import NeuroAdaModel
 from neuroada.tuners.peanut import convert_peanut
-from neuroada.tuners.registration import register
+from neuroada.tuners.registration import register, register_mixed
 from neuroada.tuners.reselect import reselect
 
-__all__ = ["NeatModel", "NeuroAdaModel", "convert_peanut", "register", "reselect"]
+__all__ = ["HybridModel", "NeatModel", "NeuroAdaModel", "convert_peanut", "register", "register_mixed", "reselect"]

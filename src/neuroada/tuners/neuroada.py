@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 
-from neuroada.config import NeuroAdaConfig
+from neuroada.config import AdapterConfig, NeuroAdaConfig
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.base_layer import quantization_backend
 from neuroada.layers.inputs import group_siblings
@@ -39,7 +39,11 @@ class NeuroAdaModel(AdapterModel):
         processes.compare_once(self.model)
         return super().forward(*args, **kwargs)
 
-    def _check_targets(self, peft_config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
+    @classmethod
+    def check_targets(cls, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
+        """Refuse targets that cannot be adapted, and warn of those with fewer than k inputs."""
+        super().check_targets(peft_config, targets)
+        assert isinstance(peft_config, NeuroAdaConfig)
         clamped = []
         for name, module in targets.items():
             if isinstance(module, NeuroAdaLinear):
@@ -58,8 +62,10 @@ class NeuroAdaModel(AdapterModel):
                 stacklevel=2,
             )
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter, and note which layers share an input."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+    @classmethod
+    def note_shared(cls, model: nn.Module, adapter_name: str) -> None:
+        """Note which weights and which inputs are shared; where one process chooses for all, share the indices."""
+        super().note_shared(model, adapter_name)
         group_siblings(model, NeuroAdaLinear)
-        processes.share_indices(cast("list[NeuroAdaLinear]", self._adapted_layers()), adapter_name)
+        layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear)]
+        processes.share_indices(layers, adapter_name)
