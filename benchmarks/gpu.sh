@@ -30,6 +30,7 @@ for model in $MODELS; do
     # themselves with the frozen limit, so that weights, gradients and states fit.
     step "${at[@]}" --methods neuroada,neuroada-unheld,lora,scatter,dora,shira,supertuning,peanut,oft,miss --k 1 --k 20
     step "${at[@]}" --methods mask --k 1
+    step "${at[@]}" --methods mask-compact --k 1
     step "${at[@]}" --methods full
     op "${at[@]}" --part layer --methods neuroada,neuroada-unheld,lora,scatter,mask,full --k 1 --k 20
     ks=(); for k in $WIDE; do ks+=(--k "$k"); done
@@ -37,7 +38,7 @@ for model in $MODELS; do
   done
 done
 for model in $FIGURE; do
-  step --shape "$model" --batch 2 --methods neuroada,lora,scatter,mask,full --k 1
+  step --shape "$model" --batch 2 --methods neuroada,lora,scatter,mask,mask-compact,full --k 1
 done
 neuroada bench switch --device "$DEVICE" --output "$RESULTS/switch.jsonl"
 neuroada bench select --device "$DEVICE" --shape "${MODELS%% *}" --output "$RESULTS/select.jsonl"

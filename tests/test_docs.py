@@ -43,6 +43,16 @@ def test_the_blocks_about_selection_run_one_after_the_other(capsys: pytest.Captu
     assert any("trainable params" in line for line in lines)
 
 
+@pytest.mark.parametrize("page", ["with-lora"])
+def test_blocks_of_a_page_run_one_after_the_other(page: str, in_empty_folder: Path):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
 def test_without_the_import_peft_says_what_the_readme_says(in_empty_folder: Path, tiny_llama):
     from peft import get_peft_model
 

@@ -7,10 +7,22 @@ from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.layers import NeatLinear, NeuroAdaLinear, held
 from neuroada.ops.backend import set_backend
 from neuroada.ops.sparse_delta import sparse_delta_linear
-from neuroada.tuners import NeatModel, NeuroAdaModel, RegrowCallback, convert_peanut, register, regrow, reselect
+from neuroada.tuners import (
+    HybridModel,
+    NeatModel,
+    NeuroAdaModel,
+    RegrowCallback,
+    convert_peanut,
+    register,
+    register_mixed,
+    regrow,
+    reselect,
+)
 
 register("neuroada", NeuroAdaConfig, NeuroAdaModel)
 register("neat", NeatConfig, NeatModel)
+register_mixed("neuroada", NeuroAdaConfig, NeuroAdaModel, HybridModel)
+register_mixed("neat", NeatConfig, NeatModel, HybridModel)
 
 __all__ = [
     "NeatConfig",

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
-from neuroada.baselines import wrap_mask
+from neuroada.baselines import unwrap_compact_mask, wrap_compact_mask, wrap_mask
 from neuroada.ops.sparse_delta import Support
 from specimens import one_thread, same_bits
 
@@ -62,6 +62,12 @@ class Course:
         self._train(model, wrap_mask(model, supports=supports))
         return weights(model)
 
+    def by_compact_mask(self, supports: Mapping[str, Support], dtype: torch.dtype = torch.float32) -> Weights:
+        model = copy.deepcopy(self.base).to(dtype)
+        self._train(model, wrap_compact_mask(model, supports=supports))
+        unwrap_compact_mask(model)
+        return weights(model)
+
 
 def weights(model: nn.Module) -> Weights:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -103,12 +109,14 @@ def test_same_weights_after_twenty_steps(tiny, optimiser):
     course = tiny(optimiser)
     supports = course.supports()
     exact, mask = course.by_mask(supports, torch.float64), course.by_mask(supports)
-    neuroada = course.by_neuroada()
+    neuroada, compact = course.by_neuroada(), course.by_compact_mask(supports)
     floor = distance(mask, exact)
     moved = distance(exact, weights(course.base))
     assert 0 < floor < 1e-4 * moved
     assert distance(neuroada, exact) <= 2 * floor
     assert distance(neuroada, mask) <= 2 * floor
+    assert distance(compact, exact) <= 2 * floor
+    assert distance(neuroada, compact) <= 2 * floor
 
 
 @pytest.mark.parametrize("optimiser", TINY)
@@ -153,7 +161,9 @@ def test_another_entry_is_noticed(tiny, optimiser, other):
     course = tiny(optimiser)
     supports = course.supports()
     floor = distance(course.by_mask(supports), course.by_mask(supports, torch.float64))
-    assert distance(course.by_neuroada(), course.by_mask(other(course))) > 20 * floor
+    neuroada = course.by_neuroada()
+    assert distance(neuroada, course.by_mask(other(course))) > 20 * floor
+    assert distance(neuroada, course.by_compact_mask(other(course))) > 20 * floor
 
 
 def test_a_weight_decay_is_noticed(tiny):
@@ -167,7 +177,7 @@ def test_a_weight_decay_is_noticed(tiny):
 def test_entries_outside_the_support_keep_their_bits(tiny):
     course = tiny("adamw")
     supports, base = course.supports(), weights(course.base)
-    for trained in (course.by_neuroada(), course.by_mask(supports)):
+    for trained in (course.by_neuroada(), course.by_mask(supports), course.by_compact_mask(supports)):
         for name, after in trained.items():
             support = supports.get(name.removesuffix(".weight"))
             free = torch.ones_like(after, dtype=torch.bool)

@@ -49,7 +49,14 @@ def test_a_step_trains_what_the_method_trains_and_nothing_shared(method: Method)
 def test_copies_share_the_base_unless_they_write_to_it():
     base, _ = plan().build()
     pointer = base.get_submodule("model.layers.0.mlp.up_proj").weight.data_ptr()
-    for name, shared in (("lora", True), ("neuroada", True), ("scatter", True), ("mask", False), ("full", False)):
+    for name, shared in (
+        ("lora", True),
+        ("neuroada", True),
+        ("scatter", True),
+        ("mask", False),
+        ("mask-compact", False),
+        ("full", False),
+    ):
         (method,) = methods.with_settings(METHODS[name], [1])
         model = wrap_copy(method, base).model
         assert (pointer in {parameter.data_ptr() for parameter in model.parameters()}) == shared, name

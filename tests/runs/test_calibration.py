@@ -9,7 +9,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from neuroada.errors import ConfigError
 from neuroada.runs import calibration
 from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.recipe import load_recipe
@@ -40,7 +39,7 @@ def recipe(tiny_model_dir, tmp_path):
 def chosen(recipe) -> dict[str, torch.Tensor]:
     prepared = prepare(recipe, QUIET)
     model = prepared.model
-    choose_by_data(recipe, model, prepared.data, QUIET)
+    choose_by_data(recipe, prepared.trainee, prepared.data, QUIET)
     return {name: buffer for name, buffer in model.named_buffers() if "neuroada_indices" in name}
 
 
@@ -115,8 +114,3 @@ def test_a_run_that_goes_on_takes_the_inputs_of_its_checkpoint(recipe, tmp_path,
     expected = deltas_of(tmp_path / "whole" / "adapter")
     found = deltas_of(tmp_path / "run" / "adapter")
     assert all(torch.equal(found[name], each) for name, each in expected.items())
-
-
-def test_a_mask_by_data_is_refused(recipe):
-    with pytest.raises(ConfigError, match=r"mask.selection=gradient: masks are chosen before there is data"):
-        chosen(recipe(method="mask", mask={"k": 1, "selection": "gradient"}))

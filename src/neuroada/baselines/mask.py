@@ -5,7 +5,7 @@ The mask takes a byte an entry here; the published code keeps it in the weight's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,31 +47,44 @@ def wrap(
         supports: instead of names and k, the entries to train of each named layer; their deltas are not looked at.
 
     Returns:
-        What the optimiser trains: whole weights, each as its layer stores it.
+        What the optimiser trains: whole weights, each as its layer stores it; not those of an empty support.
 
     Raises:
         ConfigError: k and supports are both given, or neither.
     """
+    weights: list[nn.Parameter] = []
+    for _, layer, indices, neurons in chosen_entries(model, names, k, supports):
+        weight = layer.weight
+        assert isinstance(weight, nn.Parameter)
+        mask = _mask_at(stored_rows(layer), indices, neurons)
+        mask = mask.T if isinstance(layer, Conv1D) else mask
+        weight.requires_grad_(True).register_post_accumulate_grad_hook(_masking(mask))
+        weights.append(weight)
+    return weights
+
+
+def stored_rows(layer: nn.Module) -> Tensor:
+    """[O, I], sharing the memory of a linear layer's weight, however it is stored."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().T if isinstance(layer, Conv1D) else weight.detach()
+
+
+def chosen_entries(
+    model: nn.Module, names: Iterable[str], k: int | None, supports: Mapping[str, Support] | None
+) -> Iterator[tuple[str, nn.Module, Tensor, Tensor | None]]:
+    """Freeze a model; then name, layer, indices [N, K] and neurons [N] of each that is to be trained, as `wrap` is
+    told."""
     if (k is None) == (supports is None):
         found = "neither k nor supports is given" if k is None else "k and supports are both given"
         raise ConfigError("Mask-based tuning", found, "Give names and k, or supports by name")
     model.requires_grad_(False)
-    weights: list[nn.Parameter] = []
-    for name in names if supports is None else supports:
+    for name in list(names if supports is None else supports):
         layer = model.get_submodule(name)
-        weight = layer.weight
-        assert isinstance(weight, nn.Parameter)
-        transposed = isinstance(layer, Conv1D)
-        rows = weight.detach().T if transposed else weight.detach()
-        if k is not None:
-            mask = mask_of(rows, k, name)
-        else:
-            assert supports is not None
-            mask = _mask_at(rows, supports[name].indices, supports[name].neurons)
-        mask = mask.T if transposed else mask
-        weight.requires_grad_(True).register_post_accumulate_grad_hook(_masking(mask))
-        weights.append(weight)
-    return weights
+        if supports is None:
+            yield name, layer, select(stored_rows(layer), k or 1, "magnitude", 0, name), None
+        elif supports[name].indices.numel():
+            yield name, layer, supports[name].indices, supports[name].neurons
 
 
 def _masking(mask: Tensor) -> Callable[[Tensor], None]:

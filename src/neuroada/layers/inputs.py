@@ -140,8 +140,16 @@ def group_siblings(model: nn.Module, kind: type[nn.Module]) -> None:
     """Put the layers of this kind that usually share an input into one group each."""
     for parent in model.modules():
         for names in SIBLINGS:
-            members: list[Any] = [child for name in names if isinstance(child := getattr(parent, name, None), kind)]
+            children = [_inside(getattr(parent, name, None), kind) for name in names]
+            members: list[Any] = [child for child in children if isinstance(child, kind)]
             if len(members) > 1:
                 group = InputGroup(members)
                 for member in members:
                     member.input_group = group
+
+
+def _inside(module: nn.Module | None, kind: type[nn.Module]) -> nn.Module | None:
+    """The layer of this kind that layers of other adapters are around, if there is one."""
+    while module is not None and not isinstance(module, kind):
+        module = getattr(module, "base_layer", None)
+    return module

@@ -15,7 +15,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from neuroada.baselines import wrap_mask, wrap_scatter
+from neuroada.baselines import wrap_compact_mask, wrap_mask, wrap_scatter
 from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, near
 from neuroada.layers import held
@@ -68,6 +68,10 @@ def _full(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Train
 
 def _mask(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Trainee:
     return Trainee(model, wrap_mask(model, names, settings["k"]))
+
+
+def _mask_compact(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Trainee:
+    return Trainee(model, wrap_compact_mask(model, names, settings["k"]))
 
 
 def _scatter(model: nn.Module, names: list[str], settings: dict[str, Any]) -> Trainee:
@@ -125,6 +129,7 @@ METHODS = {
         Method("miss", _of_peft("MissConfig"), {"r": 2 * RANK}),
         Method("scatter", _scatter, sparse=True),
         Method("mask", _mask, writes_base=True, sparse=True),
+        Method("mask-compact", _mask_compact, writes_base=True, sparse=True),
         Method("full", _full, writes_base=True),
     )
 }

@@ -43,12 +43,12 @@ def _draw_figure5(pyplot: Any, data: Data) -> Any:
     """Bars for each model: peak memory above, samples a second below; what was not measured says so."""
     figure, panels = pyplot.subplots(2, 1, figsize=(8, 6.5), sharex=True)
     panes = (("memory", "peak memory, GiB", 2.0**30), ("samples_per_second", "samples per second", 1.0))
-    width, colours = 0.26, ("#0072B2", "#E69F00", "#999999")
+    width, colours = 0.8 / len(METHODS), ("#0072B2", "#E69F00", "#F0E442", "#999999")
     for panel, (key, title, unit) in zip(panels, panes, strict=True):
         for column, method in enumerate(METHODS):
             points = [point for point in data["points"] if point["method"] == method]
             values = [(point[key] or 0) / unit for point in points]
-            places = [number + (column - 1) * width for number in range(len(MODELS))]
+            places = [number + (column - (len(METHODS) - 1) / 2) * width for number in range(len(MODELS))]
             bars = panel.bar(places, values, width, label=Row(method, {}).label, color=colours[column])
             texts = [_bar_text(point, value) for point, value in zip(points, values, strict=True)]
             panel.bar_label(bars, texts, fontsize=7, padding=2, rotation=90)

@@ -22,6 +22,7 @@ LABELS = {
     "miss": "MiSS",
     "scatter": "published scatter form",
     "mask": "mask-based",
+    "mask-compact": "mask-based, states of the support alone",
     "full": "full fine-tuning",
 }
 SHOWN_SETTINGS = ("k", "r", "sparsity", "oft_block_size")

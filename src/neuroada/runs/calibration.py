@@ -1,40 +1,51 @@
-"""Choosing NeuroAda's inputs by some of the training data, where a recipe's criterion needs it."""
+"""Choosing what is trained by some of the training data, where a recipe's criterion needs it."""
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich.console import Console
 
 from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.data import Data
+from neuroada.runs.methods import Trainee, of_adapter
 from neuroada.runs.schema import Recipe
 from neuroada.tuners import reselect
 
 
-def waits_for_data(model: Any) -> bool:
-    """Whether the criterion of an adapter needs data that it has not got yet."""
-    return any(layer.awaiting for layer in model.modules() if isinstance(layer, NeuroAdaLinear))
+def waits_for_data(trainee: Trainee) -> bool:
+    """Whether the criterion of an adapter or of a mask needs data that it has not got yet."""
+    layers = (layer for layer in trainee.model.modules() if isinstance(layer, NeuroAdaLinear))
+    return trainee.settle is not None or any(layer.awaiting for layer in layers)
 
 
-def choose_by_data(recipe: Recipe, model: Any, data: Data, console: Console, checkpoint: Path | None = None) -> None:
-    """Choose the inputs of an adapter that waits for data, by `calibration_records` of the training part.
+def choose_by_data(
+    recipe: Recipe, trainee: Trainee, data: Data, console: Console, checkpoint: Path | None = None
+) -> Trainee:
+    """What is trained once `calibration_records` of the training part have chosen it, where an adapter or a mask waits.
 
     Which ones the seed decides, so that every process of a training chooses alike. A checkpoint's adapter has been
     through that: it is loaded instead, before there is an optimiser, since its deltas may have other shapes.
     """
-    if not waits_for_data(model):
-        return
-    if checkpoint is not None and (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():
+    if not waits_for_data(trainee):
+        return trainee
+    model = cast(PeftModel, trainee.model)
+    if trainee.settle is None and checkpoint is not None and (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():
         model.load_adapter(str(checkpoint), str(model.active_adapter), is_trainable=True)
-        return
+        return of_adapter(model)
     if torch.accelerator.is_available():
-        model.to(torch.accelerator.current_accelerator())
-    batches = list(_batches(recipe, data))
-    reselect(model, batches, recipe.settings["selection"], progress=not console.quiet)
+        cast(Any, model).to(torch.accelerator.current_accelerator())
+    batches, progress = list(_batches(recipe, data)), not console.quiet
+    if trainee.settle is not None:
+        trainee.settle(batches, progress)
+        return replace(trainee, settle=None)
+    reselect(model, batches, recipe.settings["selection"], progress=progress)
+    return of_adapter(model)
 
 
 def _batches(recipe: Recipe, data: Data) -> Iterator[Any]:

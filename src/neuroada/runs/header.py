@@ -10,7 +10,7 @@ from neuroada.ops.backend import backend_for
 from neuroada.runs.calibration import waits_for_data
 from neuroada.runs.environment import describe_device
 from neuroada.runs.folder import RunFolder
-from neuroada.runs.methods import METHODS, most_deltas, placement
+from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, most_deltas, placement
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
 from neuroada.runs.sharding import LATER, is_sharded
@@ -31,9 +31,9 @@ def header(
         ("data", f"{prepared.source.name}; {data.sizes}"),
         ("tests", _tests_text(recipe, data.tests)),
         ("method", _method_text(recipe, model)),
-        ("mode", placement(model)),
+        ("mode", placement(model) if recipe.method in ADAPTERS else None),
         ("gradient", _gradient_text(recipe, model, arguments.device)),
-        ("trainable", share_text(prepared.trainee.trained, whole) + _until_data(recipe, model)),
+        ("trainable", share_text(prepared.trainee.trained, whole) + _until_data(recipe, prepared.trainee)),
         ("device", describe_device(arguments.device)),
         ("steps", _steps_text(recipe, arguments, data.tokens)),
         ("reports", tracker_text(recipe.training.report_to, folder)),
@@ -41,9 +41,9 @@ def header(
     ]
 
 
-def _until_data(recipe: Recipe, model: Any) -> str:
+def _until_data(recipe: Recipe, trainee: Trainee) -> str:
     """What a dry run has to say of a number that calibration will change."""
-    if recipe.settings.get("budget_scope") != "model" or not waits_for_data(model):
+    if recipe.settings.get("budget_scope") != "model" or not waits_for_data(trainee):
         return ""
     return "; about, until data have spread the budget"
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import peft
@@ -11,21 +12,27 @@ import torch
 from peft import PeftConfig, TaskType, get_peft_model
 from torch import nn
 
-from neuroada.baselines import wrap_mask
+from neuroada.baselines import unwrap_compact_mask
 from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
-from neuroada.selection import WITHOUT_DATA
+from neuroada.runs.masks import Mask, MaskConfig
 from neuroada.tasks.classification import head_modules
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model about to train. trained: how many of its values training can change."""
+    """A model about to train. trained: how many of its values training can change.
+
+    settle: where what is trained is still to be chosen by data, does so, by batches and whether to show progress.
+    finish: to be called after training, before the model is saved.
+    """
 
     model: nn.Module
     trained: int
+    settle: Callable[[Sequence[Mapping[str, Any]], bool], None] | None = None
+    finish: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -76,24 +83,13 @@ def _probe(model: nn.Module, settings: dict[str, Any], task_type: TaskType | Non
 
 
 def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None) -> Trainee:
-    """The same entries that NeuroAda would choose with these settings, found by it."""
-    config: Any = _build("mask", NeuroAdaConfig, _with_head(model, settings, task_type), task_type)
-    if config.selection not in WITHOUT_DATA:
-        found = "masks are chosen before there is data"
-        raise ConfigError(f"mask.selection={config.selection}", found, near(config.selection, WITHOUT_DATA))
-    wrapped = get_peft_model(model, config)
-    supports = {
-        name.removeprefix("base_model.model."): layer.support([wrapped.active_adapter])
-        for name, layer in wrapped.named_modules()
-        if isinstance(layer, NeuroAdaLinear)
-    }
-    model = wrapped.unload()
-    wrap_mask(model, supports=supports)
-    head = _head(model, task_type)
-    for parameter in head:
-        parameter.requires_grad_(True)
-    entries = sum(support.indices.numel() for support in supports.values())
-    return Trainee(model, entries + sum(parameter.numel() for parameter in head))
+    """The entries that NeuroAda would choose with these settings, found by it, unless `scope` widens the choice."""
+    config: Any = _build("mask", MaskConfig, _with_head(model, settings, task_type), task_type)
+    mask = Mask(model, config, partial(_head, task_type=task_type))
+    if not mask.waits:
+        mask.settle()
+    finish = partial(unwrap_compact_mask, model)
+    return Trainee(model, mask.trained, mask.settle if mask.waits else None, finish)
 
 
 def _head(model: nn.Module, task_type: TaskType | None) -> list[nn.Parameter]:
@@ -146,7 +142,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     if name in ADAPTERS:
         build_config(name, settings, TaskType.CAUSAL_LM)
     elif name == "mask":
-        _build(name, NeuroAdaConfig, settings, None)
+        _build(name, MaskConfig, settings, None)
     elif settings:
         raise ConfigError(f"{name}.{next(iter(settings))}", f"{name} has no settings", "Leave the block out")
 

@@ -195,8 +195,8 @@ class TrainingSection(Section):
 class Recipe(Section):
     """What a run trains, on what, how and with which seed. Each method's settings are under its own name.
 
-    calibration_records: of the training part, by which NeuroAda's inputs are chosen where its `selection` or that of
-    `regrowth` needs data.
+    calibration_records: of the training part, by which the inputs of NeuroAda, or of a mask, are chosen where their
+    `selection` or that of `regrowth` needs data.
     """
 
     model: ModelSection
@@ -235,7 +235,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _mask_without_decay(self):
-        if self.method == "mask" and self.training.weight_decay:
+        if self.method == "mask" and self.training.weight_decay and self.mask.get("state") != "support":
             raise ValueError("weight decay changes entries outside the mask; set training.weight_decay to 0")
         return self
 

@@ -20,14 +20,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from neuroada.errors import MergeError
 from neuroada.runs import report
-from neuroada.runs.calibration import choose_by_data, waits_for_data
+from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
 from neuroada.runs.looks import Looks
-from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, of_adapter, surviving_deltas
+from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.regrowth import check_regrowth, regrowth
@@ -87,9 +87,9 @@ def train(
     if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
     arguments = trainer_arguments(recipe, folder, prepared.data)
-    if not dry_run and waits_for_data(prepared.model):
-        choose_by_data(recipe, prepared.model, prepared.data, console, folder.last_checkpoint())
-        prepared = replace(prepared, trainee=of_adapter(prepared.model))
+    if not dry_run:
+        trainee = choose_by_data(recipe, prepared.trainee, prepared.data, console, folder.last_checkpoint())
+        prepared = replace(prepared, trainee=trainee)
     report.print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
     if dry_run:
         console.print("\nDry run: nothing was trained or written.")
@@ -100,6 +100,7 @@ def train(
         for each in prepared.data.left_out:
             folder.record("left out", place=each.place, reason=each.reason)
     trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
+    prepared.trainee.finish()
     if leads:
         _save(recipe, prepared, folder, state)
     merges = METHODS[recipe.method].merges and not is_sharded()

@@ -4,7 +4,8 @@ from neuroada.selection.coverage import covered_neurons
 from neuroada.selection.regrowth import kept_entries, moved, places_before
 from neuroada.selection.scores import COMPARABLE, CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
 from neuroada.selection.spread import score_steps, spread
-from neuroada.selection.topk import require_finite, select, top_k
+from neuroada.selection.together import TopEntries, draw_entries
+from neuroada.selection.topk import require_finite, scores_of, select, top_k
 
 __all__ = [
     "COMPARABLE",
@@ -13,12 +14,15 @@ __all__ = [
     "Criterion",
     "ScoreFunction",
     "Statistics",
+    "TopEntries",
     "covered_neurons",
+    "draw_entries",
     "kept_entries",
     "moved",
     "places_before",
     "require_finite",
     "score_steps",
+    "scores_of",
     "select",
     "spread",
     "top_k",

@@ -80,6 +80,18 @@ def select(
     return indices
 
 
+def scores_of(
+    weight: Tensor,
+    selection: str,
+    seed: int,
+    name: str,
+    gradient: Tensor | None = None,
+    inputs: Tensor | None = None,
+) -> Tensor:
+    """What a criterion gives each entry of a weight, as `select` sees it: [O, I], on the weight's device."""
+    return torch.cat([scores for _, scores in scored_blocks(weight, selection, seed, name, None, gradient, inputs)])
+
+
 def scored_blocks(
     weight: Tensor,
     selection: str | Criterion,

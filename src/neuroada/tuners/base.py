@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
@@ -44,29 +44,23 @@ class AdapterModel(BaseTuner):
 
     def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
         """Look at every target before anything is changed."""
-        self._require_usable_names()
+        require_usable_names(self.peft_config)
         _maybe_include_all_linear_layers(peft_config, model)
-        targets = self._targets(peft_config, model)
+        self.check_targets(peft_config, find_targets(self, peft_config, model))
+
+    @classmethod
+    def check_targets(cls, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
+        """Refuse targets, by name, that cannot be adapted."""
         for name, module in targets.items():
-            weight = self._require_adaptable(module, name)
+            weight = cls._require_adaptable(module, name)
             dense = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
             if dense and has_weights() and not peft_config.inference_mode:
                 require_finite(weight.detach(), name)
-        self._check_targets(peft_config, targets)
 
-    def _check_targets(self, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
-        """What a method asks of its targets beyond that they can be adapted."""
-
-    def _require_usable_names(self) -> None:
-        for name in self.peft_config:
-            if not name or "." in name:
-                raise ConfigError(
-                    f"An adapter called {name!r}", "PyTorch keeps names with a dot for modules", "Choose another name"
-                )
-
-    def _require_adaptable(self, module: nn.Module, name: str) -> Tensor:
+    @classmethod
+    def _require_adaptable(cls, module: nn.Module, name: str) -> Tensor:
         """The stored weight of a target, or a TargetError that says why it cannot be adapted."""
-        if isinstance(module, self.tuner_layer_cls):
+        if isinstance(module, cls.tuner_layer_cls):
             return cast(AdapterLayer, module).stored_weight
         if isinstance(module, BaseTunerLayer):
             raise TargetError(
@@ -78,24 +72,18 @@ class AdapterModel(BaseTuner):
         return cast(Tensor, module.weight)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does, and note which weights other modules use too."""
+        """Add an adapter as PEFT does."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        uses = storage_uses(model)
-        for layer in self._adapted_layers():
-            weight = layer.stored_weight
-            layer.shared = not weight.is_meta and uses[weight.untyped_storage().data_ptr()] > 1
+        self.after_injection(model, adapter_name, self.peft_config[adapter_name])
 
-    def _targets(self, peft_config: AdapterConfig, model: nn.Module) -> dict[str, nn.Module]:
-        modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-        inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
-        modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
-        matches = {name: self._check_target_module_exists(peft_config, name) for name in modules}
-        targets = {name: modules[name] for name, match in matches.items() if match}
-        _require_one_name_each(targets, modules)
-        excluded = [name for name, match in matches.items() if isinstance(match, _ExcludedModule)]
-        if not targets:
-            raise _nothing_matched(peft_config, modules, excluded)
-        return targets
+    @classmethod
+    def after_injection(cls, model: nn.Module, adapter_name: str, config: PeftConfig) -> None:
+        """What is to be done once a model has an adapter: note which weights other modules of it use too."""
+        uses = storage_uses(model)
+        for layer in model.modules():
+            if isinstance(layer, cls.tuner_layer_cls):
+                weight = layer.stored_weight
+                layer.shared = not weight.is_meta and uses[weight.untyped_storage().data_ptr()] > 1
 
     def _create_and_replace(
         self,
@@ -200,6 +188,33 @@ class AdapterModel(BaseTuner):
     ) -> dict[str, Tensor]:
         unpacked = cls.file.unpack(model, cast(AdapterConfig, config), adapter_name, state_dict)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, unpacked)
+
+
+def require_usable_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for a name that an adapter cannot have."""
+    for name in names:
+        if not name or "." in name:
+            raise ConfigError(
+                f"An adapter called {name!r}", "PyTorch keeps names with a dot for modules", "Choose another name"
+            )
+
+
+def find_targets(tuner: BaseTuner, peft_config: AdapterConfig, model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model that a configuration means, by name; of nested adapter layers the outermost.
+
+    Raises:
+        TargetError: there is none, or one of them has several names.
+    """
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
+    modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
+    matches = {name: tuner._check_target_module_exists(peft_config, name) for name in modules}
+    targets = {name: modules[name] for name, match in matches.items() if match}
+    _require_one_name_each(targets, modules)
+    excluded = [name for name, match in matches.items() if isinstance(match, _ExcludedModule)]
+    if not targets:
+        raise _nothing_matched(peft_config, modules, excluded)
+    return targets
 
 
 def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:

@@ -20,7 +20,15 @@ from neuroada.tuners import fingerprint
 from neuroada.tuners.processes import has_weights
 
 PEFT_PREFIX = "base_model.model."
+INSIDE = ".base_layer"
 Entry = dict[str, Tensor]
+
+
+def plain(name: str) -> str:
+    """The name in a file of a layer that another adapter's may be around, as in PEFT's mixed models."""
+    while name.endswith(INSIDE):
+        name = name.removesuffix(INSIDE)
+    return name
 
 
 class AdapterFile(ABC):
@@ -70,7 +78,7 @@ class AdapterFile(ABC):
             keys = {kind: f"{name}.{kind}.{adapter_name}" for kind in self.kinds}
             state = {kind: state_dict[key] for kind, key in keys.items() if key in state_dict}
             entry = self.entry(layer, adapter_name, state)
-            packed |= {keys[kind]: tensor for kind, tensor in entry.items()}
+            packed |= {f"{plain(name)}.{kind}.{adapter_name}": tensor for kind, tensor in entry.items()}
             stored = state_dict.get(f"{name}.base_layer.weight", layer.stored_weight)
             prints[name] = fingerprint.make(layer.originals(self.support(layer, entry), stored))
         if prints:
@@ -90,14 +98,16 @@ class AdapterFile(ABC):
                 model is not the one that was trained on (unless `config.verify_base` is False).
         """
         named = self.layers(model, adapter_name)
-        layers = {name.removeprefix(PEFT_PREFIX): layer for name, layer in named.items()}
+        layers = {plain(name).removeprefix(PEFT_PREFIX): layer for name, layer in named.items()}
+        nested = {plain(name).removeprefix(PEFT_PREFIX) for name in named if plain(name) != name}
         entries: dict[str, Entry] = {}
         unpacked = {}
         for key, tensor in state_dict.items():
             name, _, kind = key.rpartition(".")
             if kind in self.kinds:
-                entries.setdefault(name.removeprefix(PEFT_PREFIX), {})[kind] = tensor
-                unpacked[key] = self.as_stored(kind, tensor)
+                weight = name.removeprefix(PEFT_PREFIX)
+                entries.setdefault(weight, {})[kind] = tensor
+                unpacked[f"{name}{INSIDE if weight in nested else ''}.{kind}"] = self.as_stored(kind, tensor)
             elif key != self.fingerprints:
                 unpacked[key] = tensor
         self._require_same_layers(set(entries), set(layers))

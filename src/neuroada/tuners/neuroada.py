@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from typing import Any, cast
+from typing import Any
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils.other import get_pattern_key
 from torch import nn
 
-from neuroada.config import NeuroAdaConfig
+from neuroada.config import AdapterConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.base_layer import quantization_backend
@@ -44,7 +45,11 @@ class NeuroAdaModel(AdapterModel):
         processes.compare_once(self.model)
         return super().forward(*args, **kwargs)
 
-    def _check_targets(self, peft_config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:
+    @classmethod
+    def check_targets(cls, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
+        """Refuse targets that cannot be adapted, and names that none has; warn of those with fewer than k inputs."""
+        super().check_targets(peft_config, targets)
+        assert isinstance(peft_config, NeuroAdaConfig)
         _require_matches(peft_config, targets)
         clamped = defaultdict(list)
         for name, module in targets.items():
@@ -65,25 +70,28 @@ class NeuroAdaModel(AdapterModel):
                 stacklevel=2,
             )
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter, spread its budget if that is for the model, and note which layers share an input."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        layers = cast("list[NeuroAdaLinear]", self._adapted_layers())
-        self._spread_budget(adapter_name, [layer for layer in layers if layer.present([adapter_name])])
+    @classmethod
+    def after_injection(cls, model: nn.Module, adapter_name: str, config: PeftConfig) -> None:
+        """Spread a budget that is for the model, and note which weights and which inputs are shared; where one process
+        chooses for all, share the indices."""
+        super().after_injection(model, adapter_name, config)
+        layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear)]
+        if isinstance(config, NeuroAdaConfig):
+            _spread_budget(config, adapter_name, [layer for layer in layers if layer.present([adapter_name])])
         group_siblings(model, NeuroAdaLinear)
         processes.share_indices(layers, adapter_name)
 
-    def _spread_budget(self, adapter_name: str, layers: list[NeuroAdaLinear]) -> None:
-        """Give each weight its own K, unless data are to decide, or a file brings the deltas."""
-        config = cast(NeuroAdaConfig, self.peft_config[adapter_name])
-        without_weights = any(layer.neuroada_deltas[adapter_name].is_meta for layer in layers) or not has_weights()
-        waits = any(adapter_name in layer.awaiting for layer in layers)
-        if config.budget_scope == "weight" or config.inference_mode or without_weights or waits:
-            return
-        steps = {layer: layer.score_steps(adapter_name, config.selection, config.seed) for layer in layers}
-        for layer, per_neuron in spread_budget(config, adapter_name, steps).items():
-            if per_neuron != layer.neuroada_deltas[adapter_name].shape[1]:
-                layer.update_layer(adapter_name, config, per_neuron)
+
+def _spread_budget(config: NeuroAdaConfig, adapter_name: str, layers: list[NeuroAdaLinear]) -> None:
+    """Give each weight its own K, unless data are to decide, or a file brings the deltas."""
+    without_weights = any(layer.neuroada_deltas[adapter_name].is_meta for layer in layers) or not has_weights()
+    waits = any(adapter_name in layer.awaiting for layer in layers)
+    if config.budget_scope == "weight" or config.inference_mode or without_weights or waits:
+        return
+    steps = {layer: layer.score_steps(adapter_name, config.selection, config.seed) for layer in layers}
+    for layer, per_neuron in spread_budget(config, adapter_name, steps).items():
+        if per_neuron != layer.neuroada_deltas[adapter_name].shape[1]:
+            layer.update_layer(adapter_name, config, per_neuron)
 
 
 def _require_matches(config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:

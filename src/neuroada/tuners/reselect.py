@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch.distributed as dist
 from peft import PeftModel
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from neuroada.config import NeuroAdaConfig
@@ -19,7 +16,7 @@ from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
 from neuroada.selection import CRITERIA, Criterion, ScoreFunction
 from neuroada.tuners.budget import spread_budget
-from neuroada.tuners.statistics import MAX_MEMORY, Sums, add_batch, groups_within
+from neuroada.tuners.statistics import MAX_MEMORY, Sums, gathering
 
 
 def reselect(
@@ -100,27 +97,19 @@ def choose(
     chosen = known_criterion(criterion, with_data)
     if chosen.needs_data and not with_data:
         raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
-    needs = chosen.needs & {"gradient", "inputs"}
-    groups = list(groups_within(layers, max_memory)) if "gradient" in needs else [list(layers)]
-    visits = 1 if budget is None or len(groups) == 1 else 2
-    bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
-    with bars as bar:
-        task = bar.add_task("Choosing inputs", total=visits * len(groups) * max(1, len(batches))) if bar else None
-
-        def summed(group: Sequence[NeuroAdaLinear]) -> list[Sums]:
-            sums = [Sums(layer, needs) for layer in group]
-            for batch in batches if needs else ():
-                add_batch(model, name, layers, sums, batch)
-                if bar is not None and task is not None:
-                    bar.advance(task)
-            for each in sums:
-                if together:
-                    each.sum_over_processes()
-                each.require_gradient()
-            return sums
-
+    asked = name, chosen if callable(criterion) else criterion, seed
+    with gathering(
+        model,
+        name,
+        layers,
+        chosen.needs,
+        batches,
+        together=together,
+        twice=budget is not None,
+        max_memory=max_memory,
+        progress=progress,
+    ) as (groups, summed):
         once = summed(groups[0]) if len(groups) == 1 else []
-        asked = name, chosen if callable(criterion) else criterion, seed
 
         def in_group(group: Sequence[NeuroAdaLinear], find: Callable[[Sums], Tensor]) -> dict[NeuroAdaLinear, Tensor]:
             return {each.layer: find(each) for each in once or summed(group)}

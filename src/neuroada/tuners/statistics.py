@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import send_to_device
 from peft import PeftModel
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from neuroada.errors import ConfigError, WeightError
@@ -19,8 +21,50 @@ from neuroada.layers import NeuroAdaLinear
 MAX_MEMORY = 1 << 28
 """Bytes of gradients held at a time unless the caller says otherwise: a choice."""
 
+Summed = Callable[[Sequence[NeuroAdaLinear]], "list[Sums]"]
 
-def groups_within(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[NeuroAdaLinear]]:
+
+@contextmanager
+def gathering(
+    model: PeftModel,
+    name: str,
+    layers: Sequence[NeuroAdaLinear],
+    needs: Set[str],
+    batches: Sequence[Mapping[str, Any]],
+    *,
+    together: bool = False,
+    twice: bool = False,
+    max_memory: int = MAX_MEMORY,
+    progress: bool = False,
+) -> Iterator[tuple[list[list[NeuroAdaLinear]], Summed]]:
+    """Groups of layers whose gradients fit into `max_memory`, and what sums the statistics of one over the batches.
+
+    layers: all that have the adapter `name`. needs: of "gradient" and "inputs". together: over the batches of all
+    processes. twice: whether each of several groups will be summed twice, which the bar must know.
+    """
+    needs = needs & {"gradient", "inputs"}
+    groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
+    passes = len(groups) * max(1, len(batches)) * (2 if twice and len(groups) > 1 else 1)
+    bars = Progress(console=Console(stderr=True), transient=True) if progress else nullcontext()
+    with bars as bar:
+        task = bar.add_task("Choosing inputs", total=passes) if bar else None
+
+        def summed(group: Sequence[NeuroAdaLinear]) -> list[Sums]:
+            sums = [Sums(layer, needs) for layer in group]
+            for batch in batches if needs else ():
+                _add_batch(model, name, layers, sums, batch)
+                if bar is not None and task is not None:
+                    bar.advance(task)
+            for each in sums:
+                if together:
+                    each.sum_over_processes()
+                each.require_gradient()
+            return sums
+
+        yield groups, summed
+
+
+def _groups(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[NeuroAdaLinear]]:
     """Neighbours whose float32 gradients fit into `max_memory` together, at least one each."""
     group: list[NeuroAdaLinear] = []
     room = max_memory
@@ -83,7 +127,7 @@ class Sums:
             )
 
 
-def add_batch(
+def _add_batch(
     model: PeftModel, name: str, layers: Sequence[NeuroAdaLinear], sums: Sequence[Sums], batch: Mapping[str, Any]
 ) -> None:
     """One batch forward, and backward down to the first of the layers whose gradient is wanted."""
