@@ -42,8 +42,9 @@ def study(
         return
     file = find_study(name)
 
-    def name_of(record: Record) -> tuple[str, str, str]:
-        return record.status, record.notes.get("study", ""), record.notes.get("cell", "")
+    def name_of(record: Record) -> tuple[str, str, str, str]:
+        trained = record.created if record.status == "ok" else ""
+        return record.status, record.notes.get("study", ""), record.notes.get("cell", ""), trained
 
     known = {name_of(record) for record in read_records(records)} if records.is_file() else set()
 

@@ -69,6 +69,7 @@ def test_a_name_tells_contents_apart_and_nothing_else(tmp_path, recipe):
             {"name": "k", "points": {1: {"learning_rates": [1]}}},
             "a at 1: learning_rates are given twice",
         ),
+        ({"a": {"learning_rates": [1, 1]}}, None, r"learning_rates: \[1.0, 1.0\] repeats a value"),
         ({"a": {"learning_rates": [1]}}, {"name": "k", "points": {}}, "axis.points: Dictionary should have at least 1"),
         ({"a": {"learning_rates": [1]}}, {"name": "k", "points": {"x": {}}}, "axis.points.x"),
     ],

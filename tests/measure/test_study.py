@@ -1,5 +1,6 @@
 """Studies: in which order cells are trained, what is trained again, and what becomes of failures."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,34 @@ def test_of_equal_rates_the_lower_one_is_best(study_file, monkeypatch, tmp_path)
     monkeypatch.setattr(module, "call_in_fresh_process", call)
     records = run_study(study_file, tmp_path / "runs", {}, QUIET)
     assert [record.settings["learning_rate"] for record in records if record.method != "LoRA"] == [0.1, 0.2, 0.1]
+
+
+def test_a_cell_that_comes_to_nan_is_a_failure_and_never_the_best(study_file, monkeypatch, tmp_path):
+    def call(function, arguments, threads):
+        recipe = arguments["recipe"]
+        loss = math.nan if recipe.training.learning_rate == 0.1 else 1.0
+        return finish(recipe, arguments["output"]) | {"held_out_loss_after": loss}
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    records = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert [record.status for record in records] == ["failed", "ok", "ok", "ok", "ok"]
+    assert records[0].reason == "its score on the held-out part is nan"
+    assert [record.settings["learning_rate"] for record in records if record.seed == 1] == [0.2, 0.3]
+
+
+def test_a_cell_that_an_orphan_still_trains_is_waited_for(study_file, tmp_path, monkeypatch):
+    row = next(rows_of(load_study(study_file), {}))
+    cell, output = row.cell(0.1, 0), tmp_path / "runs"
+    (output / module.LOCKS).mkdir(parents=True)
+    lock = FileLock(output / module.LOCKS / f"{cell.name}.training")
+    with lock:
+        assert module.train_cell(cell.recipe, output / cell.name, None) == module.BUSY
+    answers = [module.BUSY]
+
+    def call(function, arguments, threads):
+        return answers.pop() if answers else finish(arguments["recipe"], arguments["output"])
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    records = run_study(study_file, output, {}, QUIET)
+    assert [record.settings["learning_rate"] for record in records[:2]] == [0.2, 0.3]
+    assert len(records) == 5

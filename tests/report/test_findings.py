@@ -22,21 +22,32 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
         *three(cell, "top", (0.80, 0.83, 0.86)),
     ]
     assert sentences(cells) == [
-        "Best is top with 0.830 (cola, matthews); the spread over seeds does not tell near (0.820) from it; lower by "
-        "more than the spread: low (0.110)."
+        "Best is top with 0.830 (cola, matthews); the seeds do not tell near (0.820) from it; lower by more than seeds "
+        "explain: low (0.110)."
     ]
 
 
 def test_one_seed_tells_nothing_apart(cell):
     found = sentences([cell("a", 0.1, 0, 0.5, 0.9), cell("b", 0.1, 0, 0.5, 0.1)])
-    assert found == ["Best is a with 0.900 (cola, matthews); the spread over seeds does not tell b (0.100) from it."]
+    assert found == [
+        "Best is a with 0.900 (cola, matthews); with one seed on either side, so that nothing can be said: b (0.100)."
+    ]
+    rising = [cell("a", 0.1, 0, 0.5, 0.1, point=1), cell("a", 0.1, 0, 0.5, 0.9, point=2)]
+    assert sentences(rising) == ["a goes, with one seed, from 1 to 2 deltas a neuron: 0.100, 0.900."]
 
 
 def test_methods_that_score_the_same_everywhere_are_said_to(cell):
     cells = [*three(cell, "NeuroAda", (0.7, 0.8, 0.75)), *three(cell, "mask", (0.7, 0.8, 0.75))]
-    assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same in every cell."
+    assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same with every seed."
     cells[-1].scores[1] = cells[-1].scores[1].model_copy(update={"value": 0.7500001})
     assert "exactly" not in sentences(cells)[-1]
+
+
+def test_seeds_are_compared_with_themselves(cell):
+    one, other = three(cell, "NeuroAda", (0.7, 0.8, 0.75)), three(cell, "mask", (0.7, 0.8, 0.75))
+    assert "exactly the same" in sentences([*one, *reversed(other)])[-1]
+    assert "exactly the same" not in sentences([*one, *three(cell, "mask", (0.8, 0.7, 0.75))])[-1]
+    assert "exactly the same" not in sentences([one[0], other[0]])[-1]
 
 
 def test_along_an_axis_wins_and_trends_are_counted(cell):
@@ -53,7 +64,7 @@ def test_along_an_axis_wins_and_trends_are_counted(cell):
     assert found[1].startswith("At 1 deltas a neuron: best is flat with 0.510 (cola, matthews); lower by more")
     assert found[2].startswith("At 20 deltas a neuron: best is up with")
     assert "up rises from 1 to 20 deltas a neuron: 0.110, 0.810." in found
-    assert any(each.startswith("flat changes by no more than the spread over seeds from 1 to 20") for each in found)
+    assert any(each.startswith("flat shows no change that the seeds can tell from 1 to 20") for each in found)
 
 
 def test_falling_is_said_as_well(cell):

@@ -14,7 +14,9 @@ def test_the_best_rate_is_that_of_the_first_seed_on_the_held_out_part(cell):
 
 
 def test_a_cell_recorded_twice_counts_once(cell):
-    table = study_table([cell("a", 0.1, 0, 0.3, 0.9), cell("a", 0.1, 0, 0.3, 0.5)])
+    renamed = cell("a", 0.1, 0, 0.3, 0.5)
+    renamed.notes["cell"] = "the same one under a later name"
+    table = study_table([cell("a", 0.1, 0, 0.3, 0.9), renamed])
     assert "0.500 (one seed)" in table
 
 

@@ -68,6 +68,7 @@ def test_a_run_begun_before_recipes_had_a_key_goes_on_with_its_default(begun: Ru
     assert older != resolved()
     begun.recipe.write_text(older)
     begun.check_resumable(resolved())
+    begun.check_resumable(resolved(data={"task": "text", "data_dir": "/elsewhere"}))
     with pytest.raises(ConfigError, match="now: calibration_records: 7"):
         begun.check_resumable(resolved(calibration_records=7))
 

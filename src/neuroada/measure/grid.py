@@ -57,6 +57,10 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _rates_once(self) -> Study:
+        rates = [*self.methods.values(), *(self.axis.points.values() if self.axis else ())]
+        for name, values in (("seeds", self.seeds), *(("learning_rates", change.learning_rates) for change in rates)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values} repeats a value")
         points = [None] if self.axis is None else list(self.axis.points)
         for label in self.methods:
             for point in points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
         **provenance_in(environment),
         **run_fields(load_recipe(folder.recipe)),
         **fields,
-        measurements={name: Measurement.count(value, unit) for name, (value, unit) in counts.items()},
+        measurements={
+            name: Measurement.count(value, unit) for name, (value, unit) in counts.items() if math.isfinite(value)
+        },
         scores=[
             RecordedScore(when=when, **score) for when in ("before", "after") for score in summary[f"scores_{when}"]
         ],

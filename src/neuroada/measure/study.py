@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,6 +30,9 @@ LOCKS = ".locks"
 
 PATIENCE = 5.0
 """Seconds that a cell which another process is training is waited for, before the next cell is looked at."""
+
+
+BUSY: dict[str, Any] = {"busy": True}
 
 
 @dataclass
@@ -123,19 +127,31 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
             summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
     except Timeout:
         return None
-    return _Outcome(row, None if summary is None else selection_value(summary))
+    if summary == BUSY:
+        return None
+    value = None if summary is None else selection_value(summary)
+    if value is not None and not math.isfinite(value):
+        row.fail("failed", f"its score on the held-out part is {value}")
+        value = None
+    return _Outcome(row, value)
 
 
 def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
-    """The summary of a run that is complete, or is completed now."""
+    """The summary of a run that is complete, or is completed now; BUSY while a process of a dead study trains it."""
     from neuroada.runs.train import train
 
     if threads is not None:
         torch.set_num_threads(threads)
     folder = RunFolder(output)
-    if not folder.summary.is_file():
-        train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
-    return folder.read_summary()
+    locks = output.parent / LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / f"{output.name}.training", timeout=0):
+            if not folder.summary.is_file():
+                train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
+            return folder.read_summary()
+    except Timeout:
+        return BUSY
 
 
 def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: RunFolder) -> Record:

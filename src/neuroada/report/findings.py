@@ -54,7 +54,7 @@ def findings(study: StudyResults) -> list[str]:
     for point in points:
         there = [row for row in scored if row.point == point]
         sentences.append(f"At {point:g} {study.axis}: {_ranking(there, test, title)}")
-    return [*sentences, *_trends(study, test), *_same(study, points, test)]
+    return [*sentences, *_trends(study, test), *_same(study, study.points, test)]
 
 
 def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -> list[str]:
@@ -76,18 +76,20 @@ def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -
 
 
 def _ranking(rows: Sequence[StudyRow], test: str, title: str) -> str:
-    """The best, those that the seeds cannot tell from it, and those that they can."""
+    """The best, those that the seeds do not tell from it, those that they do, and those without enough of them."""
     order = sorted(rows, key=lambda row: -(row.mean(test) or 0.0))
-    best, equal, lower = order[0], [], []
+    best, single, equal, lower = order[0], [], [], []
     for row in order[1:]:
         probability = difference(best.values(test), row.values(test))
-        said = f"{row.method} ({row.mean(test):.3f})"
-        (lower if probability is not None and probability < SIGNIFICANT else equal).append(said)
+        kind = single if probability is None else lower if probability < SIGNIFICANT else equal
+        kind.append(f"{row.method} ({row.mean(test):.3f})")
     sentence = f"best is {best.method} with {best.mean(test):.3f} ({title})"
     if equal:
-        sentence += f"; the spread over seeds does not tell {_listed(equal)} from it"
+        sentence += f"; the seeds do not tell {_listed(equal)} from it"
     if lower:
-        sentence += f"; lower by more than the spread: {_listed(lower)}"
+        sentence += f"; lower by more than seeds explain: {_listed(lower)}"
+    if single:
+        sentence += f"; with one seed on either side, so that nothing can be said: {_listed(single)}"
     return f"{sentence}."
 
 
@@ -101,21 +103,22 @@ def _trends(study: StudyResults, test: str) -> list[str]:
         first, last = there[0], there[-1]
         probability = difference(first.values(test), last.values(test))
         change = (last.mean(test) or 0.0) - (first.mean(test) or 0.0)
-        clear = probability is not None and probability < SIGNIFICANT
-        how = ("rises" if change > 0 else "falls") if clear else "changes by no more than the spread over seeds"
+        how = "goes, with one seed," if probability is None else "rises" if change > 0 else "falls"
+        if probability is not None and probability >= SIGNIFICANT:
+            how = "shows no change that the seeds can tell"
         values = ", ".join(f"{row.mean(test):.3f}" for row in there)
         sentences.append(f"{method} {how} from {first.point:g} to {last.point:g} {study.axis}: {values}.")
     return sentences
 
 
 def _same(study: StudyResults, points: Sequence[float | None], test: str) -> list[str]:
-    """Pairs of methods that scored exactly the same with every seed."""
+    """Pairs of methods that scored exactly the same at every point with the same seeds, at least two."""
     sentences = []
     for one, other in combinations(study.methods, 2):
         pairs = [(study.row(one, point), study.row(other, point)) for point in points]
-        there = [(a.values(test), b.values(test)) for a, b in pairs if a is not None and b is not None]
-        if there and all(first and first == second for first, second in there):
-            sentences.append(f"{one} and {other} score exactly the same in every cell.")
+        scores = [[row.by_seed(test) if row is not None else {} for row in pair] for pair in pairs]
+        if scores and all(len(first) > 1 and first == second for first, second in scores):
+            sentences.append(f"{one} and {other} score exactly the same with every seed.")
     return sentences
 
 

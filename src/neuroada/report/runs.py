@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from neuroada.measure.record import Record, RecordedScore
@@ -37,7 +38,7 @@ def _cost(run: Record) -> list[str]:
         run.method + (f" ({settings})" if settings else ""),
         f"{found['trained_parameters']:,.0f} ({found['trained_parameters'] / found['parameters']:.3%})",
         f"{found['steps']:,.0f}",
-        f"{found['held_out_loss_before']:.3f} → {found['held_out_loss']:.3f}",
+        " → ".join(f"{found.get(name, math.nan):.3f}" for name in ("held_out_loss_before", "held_out_loss")),
         seconds_text(found["training_time"]),
         mebibytes(found["peak_memory"]),
     ]

@@ -59,7 +59,7 @@ def study_heading(study: StudyResults) -> str:
     return (
         f"recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. {'; '.join(machines)}; "
         f"{source_text(cells)}. Learning rate chosen on the held-out part with the first seed; mean ± standard "
-        "deviation over seeds; training times were taken beside other work."
+        "deviation over seeds."
     )
 
 

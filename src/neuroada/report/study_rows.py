@@ -9,6 +9,8 @@ from statistics import mean, stdev
 
 from neuroada.measure.record import Record, RecordedScore
 
+Key = tuple[str, float | None, float, int]
+
 FEW = 3
 """As many tests are shown one by one; of more, their average alone."""
 
@@ -42,6 +44,10 @@ class StudyRow:
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
         return [score.value for cell in self.best for score in scores_after(cell) if score.name == test]
+
+    def by_seed(self, test: str) -> dict[int, float]:
+        """The same, by seed."""
+        return {cell.seed: score.value for cell in self.best for score in scores_after(cell) if score.name == test}
 
     def mean(self, test: str) -> float | None:
         """Over seeds."""
@@ -98,11 +104,13 @@ class StudyResults:
 
 
 def studies_of(records: Iterable[Record]) -> list[StudyResults]:
-    """By name, in the order in which their first cells were recorded; of a cell recorded twice the newer record."""
-    cells: dict[str, dict[str, Record]] = {}
+    """By name, in the order in which their first cells were recorded; of a method's point, learning rate and seed
+    trained twice the newer record."""
+    cells: dict[str, dict[Key, Record]] = {}
     for record in records:
         if record.kind == "study":
-            cells.setdefault(record.notes["study"], {})[record.notes["cell"]] = record
+            key = record.method, record.settings.get("point"), _rate(record), record.seed
+            cells.setdefault(record.notes["study"], {})[key] = record
     return [StudyResults(name, _rows(found.values())) for name, found in cells.items()]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,13 +47,14 @@ class RunFolder:
         return path.name.startswith(before_recipe) and not self.recipe.exists()
 
     def check_resumable(self, recipe: str) -> None:
-        """Fail unless this folder holds an unfinished run of just this resolved recipe."""
+        """Fail unless this folder holds an unfinished run of this resolved recipe; its data may lie elsewhere now."""
         asked = f"--resume in {self.path}"
         if not self.recipe.is_file():
             raise RunFolderError(asked, "there is no run in it", "Leave --resume out, or name the run's folder")
         if self.summary.exists():
             raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
         before = to_yaml(load_recipe(self.recipe))  # what recipes could not say yet when it was begun has its default
+        before, recipe = (re.sub(r"^  data_dir: .*\n", "", text, flags=re.MULTILINE) for text in (before, recipe))
         if before != recipe:
             changed = [line.strip() for line in recipe.splitlines() if line not in before.splitlines()]
             found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"

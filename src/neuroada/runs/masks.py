@@ -18,15 +18,12 @@ from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import FrozenWeight, Support
 from neuroada.runs.sharding import is_sharded
-from neuroada.selection import CRITERIA, TopEntries, draw_entries, scores_of
+from neuroada.selection import COMPARABLE, CRITERIA, TopEntries, draw_entries, scores_of
 from neuroada.tuners import reselect
 from neuroada.tuners.statistics import gathering
 
 STATES = ("full", "support")
 SCOPES = ("neuron", "layer", "block", "model")
-OF_A_NEURON = ("small_of_large_gradients",)
-"""Criteria whose scores say nothing between neurons."""
-
 NAME = "default"
 """Of the adapter that chooses."""
 
@@ -55,6 +52,10 @@ class MaskConfig(NeuroAdaConfig):
         super().__post_init__()
         require_known("mask.state", self.state, STATES)
         require_known("mask.scope", self.scope, SCOPES)
+        if not self.init_weights:
+            raise ConfigError(
+                "mask.init_weights=false", "a mask trains the pretrained values themselves", "Leave it out"
+            )
         if self.budget_scope != "weight":
             found = "a budget for the model is spread over weights, and a mask may choose over the model itself"
             raise ConfigError(f"mask.budget_scope={self.budget_scope}", found, "Set mask.scope=model instead")
@@ -63,7 +64,7 @@ class MaskConfig(NeuroAdaConfig):
         if self.coverage < 1:
             found = "coverage is a share of the neurons, and entries beyond a neuron compete with all others"
             raise ConfigError(f"mask.scope={self.scope} with coverage={self.coverage}", found, "Leave coverage out")
-        if self.selection in OF_A_NEURON:
+        if self.selection not in COMPARABLE:
             found = "its scores compare inputs of one neuron only"
             raise ConfigError(f"mask.scope={self.scope} with selection={self.selection}", found, "Choose another one")
 

@@ -143,6 +143,9 @@ DATA = {
 }
 """By task. A recipe's `data` section is one of them."""
 
+CHOOSING = ("neuroada", "mask")
+"""Methods whose settings have a seed, by which inputs and neurons are drawn."""
+
 AnyData = TextData | InstructData | CommonsenseData | ArithmeticData | GlueData | ImagesData
 
 
@@ -253,8 +256,9 @@ class Recipe(Section):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of the chosen method."""
-        return getattr(self, self.method)
+        """Those of the chosen method; where they choose at random, by the recipe's seed unless they have their own."""
+        own = getattr(self, self.method)
+        return {"seed": self.seed, **own} if self.method in CHOOSING and self.seed else own
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as plain types; what is off is left out: other methods' blocks, regrowth."""

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 
+def digest_of(seed: int, name: str, purpose: str) -> int:
+    """In [0, 2^63), another one for each seed, weight name and purpose."""
+    digest = hashlib.blake2b(f"{seed}/{name}/{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def generator_for(seed: int, name: str, purpose: str) -> torch.Generator:
     """A CPU generator that depends on seed, weight name and purpose only, never on the order of modules."""
-    digest = hashlib.blake2b(f"{seed}/{name}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator("cpu").manual_seed(digest_of(seed, name, purpose))
 
 
 def covered_neurons(out_features: int, coverage: float, seed: int, name: str) -> Tensor | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from neuroada.selection.coverage import digest_of
 from neuroada.selection.topk import top_k
 
 
@@ -41,8 +42,9 @@ class TopEntries:
 
 def draw_entries(sizes: Sequence[int], count: int, seed: int, name: str) -> list[Tensor]:
     """`count` distinct entries drawn uniformly from weights of these sizes together, as `TopEntries` gives them."""
-    drawn = random.Random(f"{seed}/{name}").sample(range(sum(sizes)), count)
-    return _shares(torch.tensor(drawn, dtype=torch.int64).sort().values, sizes)
+    numbers = np.random.default_rng(digest_of(seed, name, "entries"))
+    drawn = numbers.choice(sum(sizes), count, replace=False, shuffle=False)
+    return _shares(torch.from_numpy(drawn).long().sort().values, sizes)
 
 
 def _shares(places: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -21,12 +21,18 @@ from neuroada.errors import MergeError, TargetError
 from neuroada.layers import AdapterLayer
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel, find_targets, require_usable_names
+from neuroada.tuners.files import PEFT_PREFIX
 
 Chain = list[BaseTunerLayer]
 
 
 class HybridModel(MixedModel):
     """A mixed model that takes NeuroAda and NEAT too, together with LoRA on the same layers, added in either order."""
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """As of `NeuroAdaModel`."""
+        return [f"{PEFT_PREFIX}{name}" for name in processes.index_names(self.model)]
 
     @staticmethod
     def _prepare_adapter_config(peft_config: PeftConfig, model_config: dict) -> PeftConfig:

@@ -91,7 +91,10 @@ def _spread_budget(config: NeuroAdaConfig, adapter_name: str, layers: list[Neuro
     steps = {layer: layer.score_steps(adapter_name, config.selection, config.seed) for layer in layers}
     for layer, per_neuron in spread_budget(config, adapter_name, steps).items():
         if per_neuron != layer.neuroada_deltas[adapter_name].shape[1]:
-            layer.update_layer(adapter_name, config, per_neuron)
+            chosen = layer.chosen_anew(adapter_name, config.selection, config.seed, per_neuron=per_neuron)
+            layer.replace_indices(adapter_name, chosen)
+            if not config.init_weights:
+                nn.init.normal_(layer.neuroada_deltas[adapter_name])
 
 
 def _require_matches(config: NeuroAdaConfig, targets: dict[str, nn.Module]) -> None:

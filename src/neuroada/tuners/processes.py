@@ -45,6 +45,9 @@ def compare_once(model: nn.Module) -> None:
         return
     layers = [module for module in model.modules() if isinstance(module, NeuroAdaLinear)]
     named = [(layer, name) for layer in layers for name in layer.neuroada_indices]
+    if not named:
+        _COMPARED.add(replicas)
+        return
     digests = [_digest(layer, name) for layer, name in named]
     digests = torch.stack([digest.to(digests[0].device) for digest in digests])
     bounds = torch.stack([digests, -digests])

@@ -142,7 +142,8 @@ def _add_batch(
             if wants_gradient:
                 if loss is None:
                     raise ConfigError("Choosing inputs by gradients", "a batch gives no loss", "Put labels into it")
-                torch.autograd.grad(loss, wanted, allow_unused=True)
+                if loss.requires_grad:
+                    torch.autograd.grad(loss, wanted, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
