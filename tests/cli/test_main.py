@@ -106,6 +106,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"COLUMNS": "100"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         deadline = time.monotonic() + 120

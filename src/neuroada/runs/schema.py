@@ -256,9 +256,13 @@ class Recipe(Section):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of the chosen method; where they choose at random, by the recipe's seed unless they have their own."""
-        own = getattr(self, self.method)
-        return {"seed": self.seed, **own} if self.method in CHOOSING and self.seed else own
+        """Those of the chosen method."""
+        return getattr(self, self.method)
+
+    @property
+    def seeded_settings(self) -> dict[str, Any]:
+        """The same; what is drawn at random is drawn by the recipe's seed, unless they have their own."""
+        return {"seed": self.seed, **self.settings} if self.method in CHOOSING else self.settings
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as plain types; what is off is left out: other methods' blocks, regrowth."""

@@ -142,7 +142,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     data = source.encode(loaded.processor, loaded.model)
     transformers.set_seed(recipe.seed)
     with console.status("Choosing what to train"):
-        trainee = apply_method(recipe.method, recipe.settings, loaded.model, source.task_type)
+        trainee = apply_method(recipe.method, recipe.seeded_settings, loaded.model, source.task_type)
     return Prepared(trainee, loaded.processor, loaded.source, source, data)
 
 
