@@ -10,7 +10,7 @@ quickstart: $(READY)  ## train the bundled quickstart recipe on the real SmolLM2
 	$(VENV)/bin/neuroada train quickstart --output runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(READY)  ## the whole suite, offline
-	HF_HUB_OFFLINE=1 $(if $(filter true,$(CI)),NEUROADA_REQUIRE_ASSETS=1) $(VENV)/bin/pytest $(PARALLEL)
+	HF_HUB_OFFLINE=1 $(if $(filter true,$(CI)),NEUROADA_REQUIRE_ASSETS=1) $(VENV)/bin/pytest $(PARALLEL) $(if $(filter true,$(CI)),--durations=30)
 
 check: $(READY)  ## lint, format, types
 	$(VENV)/bin/ruff check .
