@@ -212,3 +212,9 @@ def test_a_cell_that_an_orphan_still_trains_is_waited_for(study_file, tmp_path, 
     records = run_study(study_file, output, {}, QUIET)
     assert [record.settings["learning_rate"] for record in records[:2]] == [0.2, 0.3]
     assert len(records) == 5
+
+
+def test_complete_cells_start_no_process(study_file, trained, tmp_path):
+    first, again = (run_study(study_file, tmp_path / "runs", {}, QUIET) for _ in range(2))
+    assert len(trained) == 5
+    assert [record.notes for record in first] == [record.notes for record in again]

@@ -123,8 +123,11 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / cell.name, timeout=PATIENCE):
-            arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
-            summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
+            if RunFolder(folder).summary.is_file():
+                summary = row.attempt(RunFolder(folder).read_summary)
+            else:
+                arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
+                summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
     except Timeout:
         return None
     if summary == BUSY:
