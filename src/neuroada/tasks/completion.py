@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError
@@ -117,7 +118,8 @@ class CompletionCollator(DataCollatorForSeq2Seq):
     """Batches that end together, so that the model computes logits for their last tokens alone.
 
     A batch of B rows, the longest of T tokens, has `input_ids`, `attention_mask` and `position_ids` [B, T], padded on
-    the left, `labels` [B, N] and `logits_to_keep` = N: the tokens from before the first label of any row.
+    the left, `labels` [B, N] and `logits_to_keep` [N], the places from before the first label of any row. Places
+    instead of their number, because PyTorch multiplies a contiguous selection at once, a slice row by row.
     """
 
     def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> Any:
@@ -126,8 +128,9 @@ class CompletionCollator(DataCollatorForSeq2Seq):
         positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         labels = batch["labels"].masked_fill(positions == 0, IGNORED)  # nothing comes before a row's first token
         labelled = (labels != IGNORED).any(dim=0).int()
-        kept = len(labelled) - int(labelled.argmax()) + 1
-        return {**batch, "labels": labels[:, -kept:], "position_ids": positions, "logits_to_keep": kept}
+        first = max(0, int(labelled.argmax()) - 1)
+        kept = torch.arange(first, len(labelled))
+        return {**batch, "labels": labels[:, first:], "position_ids": positions, "logits_to_keep": kept}
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
