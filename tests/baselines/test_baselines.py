@@ -10,12 +10,18 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroada import NeuroAdaConfig
 from neuroada.baselines import wrap_mask, wrap_scatter
-from neuroada.baselines.mask import mask_of
+from neuroada.baselines.mask import mask_at
 from neuroada.errors import ConfigError
 from neuroada.ops.sparse_delta import Support
+from neuroada.selection import top_k
 
 INPUTS, HIDDEN, OUTPUTS, TOKENS, K = 23, 19, 11, 7, 3
 NAMES = ["0", "2"]
+
+
+def mask_of(weight: torch.Tensor, k: int) -> torch.Tensor:
+    """Where the k largest magnitudes of each neuron are."""
+    return mask_at(weight, top_k(weight.abs(), k))
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:

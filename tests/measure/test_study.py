@@ -196,22 +196,23 @@ def test_a_cell_that_comes_to_nan_is_a_failure_and_never_the_best(study_file, mo
     assert [record.settings["learning_rate"] for record in records if record.seed == 1] == [0.2, 0.3]
 
 
-def test_a_cell_that_an_orphan_still_trains_is_waited_for(study_file, tmp_path, monkeypatch):
-    row = next(rows_of(load_study(study_file), {}))
-    cell, output = row.cell(0.1, 0), tmp_path / "runs"
+def test_a_cell_that_an_orphan_still_trains_is_left_to_it(study_file, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    cell, output = next(rows_of(load_study(study_file), {})).cell(0.1, 0), tmp_path / "runs"
     (output / module.LOCKS).mkdir(parents=True)
-    lock = FileLock(output / module.LOCKS / f"{cell.name}.training")
-    with lock:
-        assert module.train_cell(cell.recipe, output / cell.name, None) == module.BUSY
-    answers = [module.BUSY]
+    orphan = FileLock(output / module.LOCKS / f"{cell.name}{module.TRAINING}")
+    orphan.acquire()
+    seen: list[str] = []
 
-    def call(function, arguments, threads):
-        return answers.pop() if answers else finish(arguments["recipe"], arguments["output"])
+    def keep(record):
+        seen.append(record.notes["cell"])
+        if len(seen) == 3:
+            finish(cell.recipe, output / cell.name)
+            orphan.release()
 
-    monkeypatch.setattr(module, "call_in_fresh_process", call)
-    records = run_study(study_file, output, {}, QUIET)
-    assert [record.settings["learning_rate"] for record in records[:2]] == [0.2, 0.3]
-    assert len(records) == 5
+    assert len(run_study(study_file, output, {}, QUIET, keep=keep)) == 5
+    assert cell.name not in seen[:3]
+    assert ("neuroada", 0.1, 0) not in trained, "the orphan did"
 
 
 def test_complete_cells_start_no_process(study_file, trained, tmp_path):

@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
-from neuroada.baselines.mask import mask_of
+from neuroada.baselines.mask import mask_at
 from neuroada.measure.methods import METHODS
 from neuroada.measure.record import Shape
 from neuroada.measure.shapes import SHAPES
 from neuroada.report import figure5, rows, table1
 from neuroada.report.tables import TABLES, matching
 from neuroada.report.text import markdown, mebibytes, seconds_text
+from neuroada.selection import top_k
 
 from .conftest import CPU
 
@@ -150,7 +151,8 @@ def test_table1_counts_what_a_layer_holds(dtype):
     layer = NeuroAdaLinear(nn.Linear(48, 40), "default", NeuroAdaConfig(k=3, delta_dtype=dtype), "layer")
     held = (layer.neuroada_deltas["default"], layer.neuroada_indices["default"])
     assert sum(tensor.numel() * tensor.element_size() for tensor in held) == table1.support_bytes(40, 3, dtype)
-    assert mask_of(torch.randn(40, 48), 1).numel() == 8 * table1.mask_bytes(40, 48)
+    weight = torch.randn(40, 48)
+    assert mask_at(weight, top_k(weight.abs(), 1)).numel() == 8 * table1.mask_bytes(40, 48)
 
 
 def test_table1_sets_ours_beside_the_published_values():

@@ -16,12 +16,8 @@ from neuroada.ops.sparse_delta import Support
 from neuroada.selection import select
 
 
-def mask_of(weight: Tensor, k: int, name: str = "") -> Tensor:
-    """bool [O, I]: the k inputs of largest |w| of each neuron of a weight [O, I]; k in [1, I]."""
-    return _mask_at(weight, select(weight, k, "magnitude", 0, name), None)
-
-
-def _mask_at(weight: Tensor, indices: Tensor, neurons: Tensor | None) -> Tensor:
+def mask_at(weight: Tensor, indices: Tensor, neurons: Tensor | None = None) -> Tensor:
+    """bool [O, I]: true at the inputs [N, K] of these neurons [N], or of all, of a weight [O, I]."""
     mask = torch.zeros_like(weight, dtype=torch.bool)
     if neurons is None:
         return mask.scatter_(1, indices.long(), True)
@@ -56,7 +52,7 @@ def wrap(
     for _, layer, indices, neurons in chosen_entries(model, names, k, supports):
         weight = layer.weight
         assert isinstance(weight, nn.Parameter)
-        mask = _mask_at(stored_rows(layer), indices, neurons)
+        mask = mask_at(stored_rows(layer), indices, neurons)
         mask = mask.T if isinstance(layer, Conv1D) else mask
         weight.requires_grad_(True).register_post_accumulate_grad_hook(_masking(mask))
         weights.append(weight)

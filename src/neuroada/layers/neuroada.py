@@ -56,14 +56,13 @@ class NeuroAdaLinear(AdapterLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: NeuroAdaConfig, per_neuron: int | None = None) -> None:
-        """Add an adapter: choose its inputs from the base weight, K = `per_neuron` or what the configuration says, and
-        give them zero deltas.
+    def update_layer(self, adapter_name: str, config: NeuroAdaConfig) -> None:
+        """Add an adapter: choose its inputs from the base weight and give them zero deltas.
 
         On the meta device (a base without weights, or PEFT's `low_cpu_mem_usage`) nothing is chosen, and a file is
         expected to bring the indices.
         """
-        per_neuron = per_neuron or config.entries_per_neuron(self.in_features, self.name)
+        per_neuron = config.entries_per_neuron(self.in_features, self.name)
         neurons = covered_neurons(self.out_features, config.coverage, config.seed, self.name)
         shape = (self.out_features if neurons is None else len(neurons), per_neuron)
         make = torch.zeros if config.init_weights else torch.randn

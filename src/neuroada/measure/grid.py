@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from neuroada.errors import ConfigError, near
-from neuroada.runs.recipe import find_recipe, load_recipe, parse_yaml
+from neuroada.runs.recipe import bundled, find_recipe, load_recipe, parse_yaml
 from neuroada.runs.schema import Recipe
 
 Rates = list[PositiveFloat]
@@ -133,8 +132,7 @@ def rows_of(study: Study, values: Mapping[str, Any]) -> Iterator[GridRow]:
 
 def bundled_studies() -> dict[str, Path]:
     """Name and path of each study that comes with the package."""
-    folder = Path(str(files("neuroada"))) / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return bundled("studies")
 
 
 def find_study(name: str) -> Path:
@@ -143,11 +141,10 @@ def find_study(name: str) -> Path:
     Raises:
         ConfigError: neither is there; the message lists the bundled names, near ones first.
     """
-    bundled = bundled_studies()
-    path = Path(name).expanduser()
-    if name in bundled or path.is_file():
-        return bundled.get(name, path)
-    raise ConfigError(f"study {name!r}", "neither a bundled study nor a file", near(path.stem, bundled))
+    known, path = bundled_studies(), Path(name).expanduser()
+    if name in known or path.is_file():
+        return known.get(name, path)
+    raise ConfigError(f"study {name!r}", "neither a bundled study nor a file", near(path.stem, known))
 
 
 def load_study(path: Path) -> Study:

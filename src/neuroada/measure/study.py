@@ -28,11 +28,11 @@ from neuroada.runs.schema import Recipe
 LOCKS = ".locks"
 """Folder, in that of the cells, of the locks on cells that are being trained."""
 
+TRAINING = ".training"
+"""End of the name of the lock that the training process itself has: it may outlive the study that started it."""
+
 PATIENCE = 5.0
 """Seconds that a cell which another process is training is waited for, before the next cell is looked at."""
-
-
-BUSY: dict[str, Any] = {"busy": True}
 
 
 @dataclass
@@ -123,14 +123,14 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / cell.name, timeout=PATIENCE):
+            with FileLock(locks / f"{cell.name}{TRAINING}", timeout=PATIENCE):
+                pass  # a process whose study was killed may still train it
             if RunFolder(folder).summary.is_file():
                 summary = row.attempt(RunFolder(folder).read_summary)
             else:
                 arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
                 summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
     except Timeout:
-        return None
-    if summary == BUSY:
         return None
     value = None if summary is None else selection_value(summary)
     if value is not None and not math.isfinite(value):
@@ -140,7 +140,7 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
 
 
 def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
-    """The summary of a run that is complete, or is completed now; BUSY while a process of a dead study trains it."""
+    """The summary of a run that is complete, or is completed now."""
     from neuroada.runs.train import train
 
     if threads is not None:
@@ -148,13 +148,10 @@ def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, A
     folder = RunFolder(output)
     locks = output.parent / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(locks / f"{output.name}.training", timeout=0):
-            if not folder.summary.is_file():
-                train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
-            return folder.read_summary()
-    except Timeout:
-        return BUSY
+    with FileLock(locks / f"{output.name}{TRAINING}"):
+        if not folder.summary.is_file():
+            train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
+        return folder.read_summary()
 
 
 def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: RunFolder) -> Record:

@@ -2,16 +2,17 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from neuroada.errors import ConfigError, RunFolderError
 from neuroada.runs.methods import ADAPTERS
-from neuroada.runs.recipe import load_recipe, to_yaml
+from neuroada.runs.recipe import load_recipe
 
 
 class RunFolder:
@@ -53,10 +54,12 @@ class RunFolder:
             raise RunFolderError(asked, "there is no run in it", "Leave --resume out, or name the run's folder")
         if self.summary.exists():
             raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
-        before = to_yaml(load_recipe(self.recipe))  # what recipes could not say yet when it was begun has its default
-        before, recipe = (re.sub(r"^  data_dir: .*\n", "", text, flags=re.MULTILINE) for text in (before, recipe))
-        if before != recipe:
-            changed = [line.strip() for line in recipe.splitlines() if line not in before.splitlines()]
+        before, now = load_recipe(self.recipe).resolved(), yaml.safe_load(recipe)
+        for each in before, now:  # keys that recipes did not have when the run was begun have their defaults in both
+            each["data"].pop("data_dir", None)
+        if before != now:
+            old, new = (yaml.safe_dump(each, sort_keys=False).splitlines() for each in (before, now))
+            changed = [line.strip() for line in new if line not in old]
             found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"
             raise ConfigError(asked, found, "Give the same recipe and options, or begin a new run")
 

@@ -28,8 +28,12 @@ _Loader.add_implicit_resolver(
 
 def bundled_recipes() -> dict[str, Path]:
     """Name and path of each recipe that comes with the package."""
-    folder = Path(str(files("neuroada"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return bundled("recipes")
+
+
+def bundled(folder: str) -> dict[str, Path]:
+    """Name and path of each YAML file in a folder of the package."""
+    return {path.stem: path for path in sorted(Path(str(files("neuroada")), folder).glob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
@@ -38,15 +42,15 @@ def find_recipe(name: str) -> Path:
     Raises:
         ConfigError: neither is there; the message lists the bundled names, near ones first.
     """
-    bundled = bundled_recipes()
-    if name in bundled:
-        return bundled[name]
+    known = bundled_recipes()
+    if name in known:
+        return known[name]
     path = Path(name).expanduser()
     if path.is_file():
         return path
     looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
     found = "no such file" if looks_like_path else "neither a bundled recipe nor a file"
-    raise ConfigError(f"recipe {name!r}", found, near(path.stem, bundled))
+    raise ConfigError(f"recipe {name!r}", found, near(path.stem, known))
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Recipe:

@@ -11,6 +11,9 @@ from neuroada.errors import ConfigError, near
 from neuroada.runs.sharding import is_sharded
 from neuroada.selection import CRITERIA
 from neuroada.tuners import RegrowCallback
+from neuroada.tuners.regrow import DROP_FRACTION
+from neuroada.tuners.regrow_callback import STOP_AFTER
+from neuroada.tuners.statistics import MAX_MEMORY
 
 if TYPE_CHECKING:
     from neuroada.runs.folder import RunFolder
@@ -29,10 +32,10 @@ class RegrowthSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     every: PositiveInt | None = None
-    drop_fraction: Share = 0.3
+    drop_fraction: Share = DROP_FRACTION
     criterion: str = "gradient"
-    stop_after: Share = 0.75
-    max_memory: PositiveInt = 1 << 28
+    stop_after: Share = STOP_AFTER
+    max_memory: PositiveInt = MAX_MEMORY
 
     @field_validator("criterion")
     @classmethod

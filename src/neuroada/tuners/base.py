@@ -95,13 +95,17 @@ class AdapterModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        active = adapter_name in self.active_adapters
+        setattr(parent, target_name, self.adapted(target, adapter_name, peft_config, current_key, active))
+
+    @classmethod
+    def adapted(cls, target: nn.Module, adapter_name: str, config: AdapterConfig, name: str, active: bool) -> nn.Module:
+        """The layer that is to stand in a target's place: the target itself where it is one of this method already."""
+        if isinstance(target, cls.tuner_layer_cls):
+            cast(Any, target).update_layer(adapter_name, config)
+            return target
+        layer = cls.tuner_layer_cls(target, adapter_name, config, name)
+        return layer if active else layer.requires_grad_(False)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Nothing: the configuration alone decides what dtype an adapter has."""

@@ -92,14 +92,8 @@ class HybridModel(MixedModel):
             return
         while isinstance(target, LoraLayer):
             parent, target_name, target = cast(nn.Module, target), "base_layer", cast(nn.Module, target.base_layer)
-        layer_class = _method(config).tuner_layer_cls
-        if isinstance(target, layer_class):
-            target.update_layer(adapter_name, config)
-            return
-        layer = layer_class(target, adapter_name, config, current_key)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        setattr(parent, target_name, layer)
+        active = adapter_name in self.active_adapters
+        setattr(parent, target_name, _method(config).adapted(target, adapter_name, config, current_key, active))
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         if not isinstance(self.peft_config[adapter_name], AdapterConfig):

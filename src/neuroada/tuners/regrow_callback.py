@@ -14,6 +14,9 @@ from neuroada.tuners.regrow import DROP_FRACTION, regrow, require_fraction, trai
 from neuroada.tuners.reselect import known_criterion
 from neuroada.tuners.statistics import MAX_MEMORY
 
+STOP_AFTER = 0.75
+"""Share of a training's steps: RigL's default."""
+
 Batches = Iterable[Mapping[str, Any]]
 
 
@@ -26,7 +29,7 @@ class RegrowCallback(TrainerCallback):
     Args:
         every: optimiser steps.
         drop_fraction, criterion, adapter_name, max_memory: as in `regrow`.
-        stop_after: no more once this share of the training's steps is done, in (0, 1]; RigL's default.
+        stop_after: no more once this share of the training's steps is done, in (0, 1].
         records: of the training data, drawn anew each time, for a criterion that needs data.
         batches: in their place: a function of the step, for each process its own. The loss is what the model returns.
         notify: called with the step and how many inputs are new.
@@ -38,7 +41,7 @@ class RegrowCallback(TrainerCallback):
         every: int = 100,
         drop_fraction: float = DROP_FRACTION,
         criterion: str | ScoreFunction = "gradient",
-        stop_after: float = 0.75,
+        stop_after: float = STOP_AFTER,
         records: int = 128,
         batches: Callable[[int], Batches] | None = None,
         adapter_name: str | None = None,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from neuroada.errors import ConfigError, near
 from neuroada.runs.methods import METHODS
-from neuroada.runs.recipe import load_recipe, parse_yaml
+from neuroada.runs.recipe import bundled, load_recipe, parse_yaml
 from neuroada.runs.schema import Recipe, TrainingSection
 
 if TYPE_CHECKING:
@@ -119,8 +118,7 @@ class Space:
 
 def bundled_spaces() -> dict[str, Path]:
     """Name and path of each space that comes with the package."""
-    folder = Path(str(files("neuroada"))) / "recipes" / "search"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return bundled("recipes/search")
 
 
 def load_space(given: Sequence[str], recipe: Path, pinned: Collection[str] = ()) -> Space:
