@@ -50,6 +50,12 @@ def test_a_test_that_was_scored_once_and_is_contaminated(run):
     assert table.count("† boolq: contaminated: half of it.") == 1
 
 
+def test_a_base_model_that_was_not_looked_at(run):
+    record = run("commonsense", None, 0.6)
+    del record.measurements["held_out_loss_before"]
+    assert "| 188 | — → 1.250 | 90 s |" in run_table([record])
+
+
 def test_of_runs_with_one_name_the_newest_counts(run):
     new = run("a", 0.4, 0.6, created="2026-11-22T10:00:00+00:00")
     old = run("a", 0.4, 0.5, created="2026-11-21T10:00:00+00:00")

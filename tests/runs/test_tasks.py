@@ -1,6 +1,7 @@
 """Each task from recipe to run folder, and what is scored from it afterwards, on tiny models and tiny data."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.runs.evaluate import evaluate, read_settings
+from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import check_recipe
 from neuroada.runs.schema import Recipe
 from neuroada.runs.train import train
@@ -68,13 +70,24 @@ def test_arithmetic_marks_contaminated_tests(tiny_model_dir, data_dir, tmp_path)
 
 def test_loss_is_on_the_prompt_only_where_asked(tiny_model_dir, data_dir, tmp_path):
     data = {"task": "commonsense", "data_dir": data_dir, "max_length": 128}
-    settings = {"evaluation": {"records": 1, "tests": ["boolq"], "before": False, "max_new_tokens": 2}}
+    settings = {"evaluation": {"records": 1, "tests": ["boolq"], "max_new_tokens": 2}}
     losses = [
         trained(recipe_of(tiny_model_dir, {**data, "train_on_prompt": on}, **settings), tmp_path / str(on))
         for on in (False, True)
     ]
     assert losses[0]["held_out_loss_before"] != losses[1]["held_out_loss_before"]
-    assert losses[0]["scores_before"] == []
+
+
+def test_the_base_model_is_looked_at_only_where_asked(tiny_model_dir, data_dir, tmp_path):
+    data = {"task": "commonsense", "data_dir": data_dir, "max_length": 128}
+    settings = {"evaluation": {"records": 1, "tests": ["boolq"], "before": False, "max_new_tokens": 2}}
+    console = Console(record=True, width=100, file=StringIO())
+    summary = train(recipe_of(tiny_model_dir, data, **settings), tmp_path / "run", console)
+    assert summary is not None
+    assert {name for name in summary if name.startswith("held_out")} == {"held_out_loss_after"}
+    assert (summary["scores_before"], len(summary["scores_after"])) == ([], 1)
+    assert " before" not in console.export_text().partition("held-out loss")[2]
+    assert {record["when"] for record in RunFolder(tmp_path / "run").records("evaluate")} == {"after"}
 
 
 @pytest.mark.parametrize("method", ["neuroada", "mask", "full"])

@@ -48,7 +48,7 @@ def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
         "parameters": (summary["parameters"], "parameters"),
         "steps": (summary["steps"], "steps"),
         "selection": (selection_value(summary), "x"),
-        "held_out_loss_before": (summary["held_out_loss_before"], "nats"),
+        "held_out_loss_before": (summary.get("held_out_loss_before", math.nan), "nats"),
         "held_out_loss": (summary["held_out_loss_after"], "nats"),
         "training_time": (summary["training_seconds"], "s"),
         "peak_memory": (summary["peak_memory_bytes"], "bytes"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from neuroada.measure.record import Record, RecordedScore
@@ -38,7 +37,9 @@ def _cost(run: Record) -> list[str]:
         run.method + (f" ({settings})" if settings else ""),
         f"{found['trained_parameters']:,.0f} ({found['trained_parameters'] / found['parameters']:.3%})",
         f"{found['steps']:,.0f}",
-        " → ".join(f"{found.get(name, math.nan):.3f}" for name in ("held_out_loss_before", "held_out_loss")),
+        " → ".join(
+            f"{found[name]:.3f}" if name in found else NONE for name in ("held_out_loss_before", "held_out_loss")
+        ),
         seconds_text(found["training_time"]),
         mebibytes(found["peak_memory"]),
     ]

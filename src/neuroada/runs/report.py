@@ -1,7 +1,7 @@
 """What a run prints: the header, with what was chosen and why, and the closing table."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -23,14 +23,13 @@ def print_pairs(console: Console, title: str, pairs: Iterable[tuple[str, str | N
 
 def closing_pairs(summary: dict[str, Any]) -> list[tuple[str, str | None]]:
     """The closing table of a run, from its summary."""
-    before, after = summary["held_out_loss_before"], summary["held_out_loss_after"]
     return [
         ("trained", share_text(summary["trainable_parameters"], summary["parameters"])),
         ("change their weight", _surviving_text(summary)),
         ("steps", f"{summary['steps']:,}"),
         ("speed", _speed_text(summary)),
         ("peak memory", f"{bytes_text(summary['peak_memory_bytes'])} ({summary['peak_memory_of']})"),
-        ("held-out loss", f"{before:.4f} before, {after:.4f} after"),
+        ("held-out loss", _change_text(summary, "loss", ".4f")),
         _held_out_pair(summary),
         *_score_pairs(summary["scores_before"], summary["scores_after"]),
         ("saved", bytes_text(summary["adapter_bytes"])),
@@ -90,11 +89,17 @@ def _merge_text(merge: dict[str, Any] | None) -> str | None:
 
 def _held_out_pair(summary: dict[str, Any]) -> tuple[str, str]:
     """The score where the task has one, or else what the loss says."""
-    before, after = (summary.get(f"held_out_score_{when}") for when in ("before", "after"))
-    if before is not None and after is not None:
-        return "held-out score", f"{before:.3f} before, {after:.3f} after"
-    before, after = (perplexity(summary[f"held_out_loss_{when}"]) for when in ("before", "after"))
-    return "held-out perplexity", f"{before:.2f} before, {after:.2f} after"
+    if "held_out_score_after" in summary:
+        return "held-out score", _change_text(summary, "score", ".3f")
+    return "held-out perplexity", _change_text(summary, "loss", ".2f", perplexity)
+
+
+def _change_text(
+    summary: dict[str, Any], name: str, digits: str, scale: Callable[[float], float] = lambda value: value
+) -> str:
+    """A held-out value before training, if it was taken then, and after it."""
+    found = {when: summary.get(f"held_out_{name}_{when}") for when in ("before", "after")}
+    return ", ".join(f"{scale(value):{digits}} {when}" for when, value in found.items() if value is not None)
 
 
 def _speed_text(summary: dict[str, Any]) -> str:

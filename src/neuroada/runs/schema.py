@@ -153,7 +153,7 @@ class EvaluationSection(Section):
     """How the tests of a task are scored, before training and after it.
 
     tests: names of tests, or of averages for the tests in them; none for all of the task's main average.
-    records: of each test, chosen by the seed; none for all. before: score the base model as well.
+    records: of each test, chosen by the seed; none for all. before: score the base model as well, and take its loss.
     """
 
     tests: list[str] = []

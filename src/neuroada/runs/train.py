@@ -162,7 +162,8 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         save_total_limit=1,
         label_names=["labels"],
         prediction_loss_only=data.metric is None,
-        eval_on_start=PartialState().num_processes > 1,  # after an evaluation Trainer replicates and shards no more
+        # Before the training, and not by itself: after an evaluation Trainer replicates and shards no more.
+        eval_on_start=recipe.evaluation.before and PartialState().num_processes > 1,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",  # trackers are callbacks of the run's
@@ -215,7 +216,7 @@ def _fit(
         )
         trainer.remove_callback(PrinterCallback)
         looks = Looks(prepared, trainer, folder, progress)
-        if not arguments.eval_on_start:
+        if recipe.evaluation.before and not arguments.eval_on_start:
             looks.held_out("before")
         scores_before = looks.tests("before") if recipe.evaluation.before else []
         folder.rewind(done)
@@ -223,7 +224,8 @@ def _fit(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
             _restore(prepared.model, checkpoint)
-        before, after = (looks.held_out(when) for when in ("before", "after"))
+        before = looks.held_out("before") if recipe.evaluation.before else {}
+        after = looks.held_out("after")
         scores_after = looks.tests("after")
         state = gathered(trainer)
     samples = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps

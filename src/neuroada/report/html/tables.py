@@ -218,12 +218,11 @@ def _held_out(name: str, text: Callable[[float], str]) -> Callable[[Run], Cell |
 
 
 def _perplexity(run: Run) -> Cell | None:
-    after, before = run.evaluated("after"), run.evaluated("before")
-    losses = [each.loss for each in (after, before) if each is not None and each.loss is not None and each.loss < 700]
-    if run.task != "text" or len(losses) < 2:
+    losses = (getattr(run.evaluated(when), "loss", None) for when in ("after", "before"))
+    after, before = (None if loss is None or loss >= 700 else math.exp(loss) for loss in losses)
+    if run.task != "text" or after is None:
         return None
-    value, earlier = map(math.exp, losses)
-    return Cell(f"{value:.2f}", f"before: {earlier:.2f}", value)
+    return Cell(f"{after:.2f}", "" if before is None else f"before: {before:.2f}", after)
 
 
 def _trained(run: Run) -> Cell | None:
