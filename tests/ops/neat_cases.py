@@ -1,10 +1,11 @@
-"""Problems for NEAT's op tests: odd shapes, every variant, side and depth, values of order 1."""
+"""Problems for NEAT's op tests: odd shapes, every variant, side and depth, values of order 1; and the error allowed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +30,9 @@ FORMS = tuple(
     for depth in depths
 )
 """(variant, side, depth)."""
+
+every_form = pytest.mark.parametrize(("variant", "side", "depth"), FORMS)
+every_side = pytest.mark.parametrize("side", SIDES)
 
 
 @dataclass(frozen=True)
@@ -119,3 +123,34 @@ def build_neat(
         theta=theta,
         network=Network(side, variant, ACTIVATIONS[activation], scaling),
     )
+
+
+def error_of(found: Tensor, right: Tensor) -> float:
+    return float((found.double() - right).norm() / right.norm().clamp(min=1e-300))
+
+
+def require_good(problem: NeatProblem) -> None:
+    """Output and gradients have at most twice the error of plain operations in the same dtype, dense or factored."""
+    exact = problem.mapped(lambda tensor: tensor.double())
+    right, dense, factored, ours = (
+        _gradients(each, form)
+        for each, form in (
+            (exact, NeatProblem.expected),
+            (problem, NeatProblem.expected),
+            (problem, NeatProblem.factored),
+            (problem, NeatProblem.output),
+        )
+    )
+    half_a_step = torch.finfo(problem.x.dtype).eps / 2
+    for want, first, second, mine in zip(right, dense, factored, ours, strict=True):
+        assert mine.dtype == first.dtype
+        error, allowed = error_of(mine, want), 2 * max(error_of(first, want), error_of(second, want), half_a_step)
+        assert error <= allowed, f"error {error:.2e} of a tensor {list(want.shape)}, allowed {allowed:.2e}"
+
+
+def _gradients(problem: NeatProblem, form: Callable[[NeatProblem], Tensor] = NeatProblem.output) -> list[Tensor]:
+    """The output, and gradients for the same errors each time."""
+    leaves = problem.with_gradients()
+    output = form(leaves)
+    dy = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(output.dtype)
+    return [output, *torch.autograd.grad(output, leaves.leaves(), dy)]

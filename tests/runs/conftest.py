@@ -1,7 +1,9 @@
-"""Small data sets laid out like the real ones, and a tiny BERT."""
+"""Small data sets laid out like the real ones, a tiny BERT, and what searches run on."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,12 @@ from neuroada.tasks.image_files import HUB
 from pictures import write_dinov2, write_set
 
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]
+RECIPE = """
+model: {{name: "{model}", dtype: float32}}
+data: {{text: "{text}", block_length: 32, held_out_blocks: 2}}
+method: neuroada
+training: {{max_steps: 4, learning_rate: 0.05, save_steps: 2, logging_steps: 1}}
+"""
 
 
 def write_lines(path: Path, records: list[dict]) -> None:
@@ -101,3 +109,28 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_dinov2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DINOv2 body of two layers, 32 wide, with its image processor."""
     return write_dinov2(tmp_path_factory.mktemp("models") / "tiny-dinov2")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    """The file of a recipe that is small enough to search over."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE.format(model=tiny_model_dir, text=text))
+    return path
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Trials cost nothing, and are best at a learning rate of 0.01 and k = 2; the folders that were trained."""
+    trained = []
+
+    def train(recipe: Any, folder: Path, advance: Any, judge: Any, console: Any) -> dict[str, float]:
+        trained.append(folder)
+        advance(1, 1)
+        loss = (math.log10(recipe.training.learning_rate) + 2) ** 2 + abs(recipe.settings["k"] - 2)
+        return {"held_out_loss_after": loss}
+
+    monkeypatch.setattr("neuroada.runs.tuning.search.train_here", train)
+    return trained

@@ -5,55 +5,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from peft import get_peft_model
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch import Tensor
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear, held, regrow
-from neuroada.errors import ConfigError, MergeError, WeightError
-from neuroada.ops.sparse_delta import HeldTogether, is_held
+from neuroada.ops.sparse_delta import is_held
 from neuroada.selection import kept_entries
-from specimens import VOCABULARY, base_weights, changed, logits, same_bits, tiny, token_ids
+from specimens import base_weights, changed, logits, same_bits, tiny, token_ids
 
-OPTIMISERS = {
-    "adamw": lambda parameters: AdamW(parameters, lr=1e-2, amsgrad=True, fused=False),
-    "fused": lambda parameters: AdamW(parameters, lr=1e-2, fused=True),
-    "sgd": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
-}
-
-
-def batches(count: int = 2) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(4)
-    rows = [torch.randint(3, VOCABULARY, (2, 7), generator=generator) for _ in range(count)]
-    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids} for ids in rows]
-
-
-def adapted(family: str = "llama", dtype: torch.dtype = torch.float32, optimiser: str = "adamw", **config):
-    base = copy.deepcopy(tiny(family)).to(dtype)
-    model = get_peft_model(base, NeuroAdaConfig(**{"k": 4, "target_modules": "all-linear"} | config)).train()
-    return model, OPTIMISERS[optimiser]([p for p in model.parameters() if p.requires_grad])
-
-
-def layers_of(model: nn.Module) -> list[NeuroAdaLinear]:
-    return [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear)]
-
-
-def step(model: nn.Module, optimiser: Optimizer, times: int = 1) -> None:
-    for _ in range(times):
-        ids = token_ids()
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-
-
-def adapter(model: nn.Module) -> list[Tensor]:
-    """Indices and deltas of each layer."""
-    parts = [(layer.neuroada_indices["default"], layer.neuroada_deltas["default"]) for layer in layers_of(model)]
-    return [part.detach().clone() for pair in parts for part in pair]
-
-
-def same(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(same_bits(*pair) for pair in zip(left, right, strict=True))
+from .regrowing import OPTIMISERS, adapted, adapter, batches, layers_of, same, step
 
 
 def by_entry(layer: NeuroAdaLinear, values: Tensor) -> dict[tuple[int, int], Tensor]:
@@ -236,72 +195,6 @@ def test_gradients_that_are_accumulated_go_along():
             assert same_bits(value, before.get(place, torch.zeros_like(value)))
 
 
-def failing(times: int, error: type[BaseException], function):
-    """The function, which fails at its n-th call."""
-    calls = []
-
-    def called(*arguments, **options):
-        calls.append(1)
-        if len(calls) == times:
-            raise error("stopped")
-        return function(*arguments, **options)
-
-    return called
-
-
-@pytest.mark.parametrize("inside", [held, nullcontext], ids=["held", "unheld"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("at", ["score", "write", "follow"])
-def test_an_exception_in_the_middle_leaves_all_or_nothing_and_exact_weights(at, error, inside, monkeypatch):
-    model, optimiser = adapted()
-    before = base_weights(model)
-
-    def interrupted() -> None:
-        with inside(model):
-            step(model, optimiser, 2)
-            whole.extend(adapter(model))
-            if at == "score":
-                chosen = failing(3, error, NeuroAdaLinear.chosen_anew)
-                monkeypatch.setattr(NeuroAdaLinear, "chosen_anew", lambda *given, **named: chosen(*given, **named))
-            elif at == "write":
-                copied = failing(8, error, Tensor.copy_)
-                monkeypatch.setattr(Tensor, "copy_", lambda *given, **named: copied(*given, **named))
-            elif inside is held:
-                refresh = failing(1, error, HeldTogether.refresh)
-                monkeypatch.setattr(HeldTogether, "refresh", lambda *given: refresh(*given))
-            else:
-                raise error("nothing follows")
-            regrow(model, optimiser, batches())
-
-    whole: list[Tensor] = []
-    with pytest.raises(error):
-        interrupted()
-    monkeypatch.undo()
-    assert changed(before, model) == []
-    if at == "score" or (at == "follow" and inside is nullcontext):
-        assert same(adapter(model), whole)
-    else:
-        twin, other = adapted()
-        step(twin, other, 2)
-        regrow(twin, other, batches())
-        assert same(adapter(model), adapter(twin))
-    outside = logits(model.eval())
-    assert same_bits(logits(model.merge_and_unload()), outside)
-
-
-def test_a_training_goes_on_inside_held_after_an_exception():
-    model, optimiser = adapted()
-    before = base_weights(model)
-    with held(model):
-        step(model, optimiser)
-        with pytest.raises(WeightError, match="scores in a block of neurons are NaN"):
-            regrow(model, optimiser, batches(), lambda weight, statistics: weight * float("nan"))
-        step(model, optimiser)
-        inside = logits(model.eval())
-    assert changed(before, model) == []
-    assert same_bits(logits(model), inside)
-
-
 def test_random_inputs_depend_on_the_seed_alone():
     found = []
     for seed in (1, 1, 2):
@@ -331,68 +224,3 @@ def test_only_what_is_trained_moves():
     assert same(adapter(model)[:2], before[:2])
     assert not same(adapter(model)[2:], before[2:])
     assert not frozen.neuroada_deltas["default"].requires_grad
-
-
-class Factored(Optimizer):
-    """Keeps one value a row, as Adafactor does."""
-
-    def __init__(self, parameters):
-        super().__init__(parameters, {})
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter] = {"step": 1, "rows": torch.zeros(len(parameter))}
-
-
-BAD = {
-    "unknown": ({"criterion": "gradients"}, ConfigError, r"criterion='gradients': .*Did you mean 'gradient'\?"),
-    "no data": ({"batches": ()}, ConfigError, "it needs data, and no batch is given"),
-    "no labels": ({"batches": [{"input_ids": token_ids()}]}, ConfigError, "a batch gives no loss"),
-    "nothing to learn": (
-        {"batches": [{"input_ids": token_ids(), "labels": torch.full((2, 9), -100)}]},
-        WeightError,
-        "q_proj by gradients: the batches give it none",
-    ),
-    "a share": (
-        {"drop_fraction": 1.5},
-        ConfigError,
-        "drop_fraction=1.5: it is not a share of something. Give a number",
-    ),
-    "no adapter": ({"adapter_name": "other"}, ConfigError, "Regrowing inputs of adapter 'other': no layer has"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told_and_changes_nothing(case):
-    options, error, message = BAD[case]
-    model, optimiser = adapted()
-    step(model, optimiser)
-    before = adapter(model)
-    with pytest.raises(error, match=message):
-        regrow(model, optimiser, **{"batches": batches()} | options)
-    assert same(adapter(model), before)
-
-
-def test_an_adapter_that_cannot_be_regrown():
-    model, optimiser = adapted()
-    deltas = [layer.neuroada_deltas["default"] for layer in layers_of(model)]
-    with pytest.raises(ConfigError, match=r"SGD does not train the deltas of \S+q_proj. Give the optimiser that has"):
-        regrow(model, SGD([nn.Parameter(torch.ones(1))], lr=1.0), batches())
-    with pytest.raises(
-        ConfigError, match=r"state of Factored: its 'rows' for deltas of shape \[24, 4\] is a Tensor of \[24\]"
-    ):
-        regrow(model, Factored(deltas), batches())
-    model.merge_adapter()
-    with pytest.raises(
-        MergeError, match=r"Regrowing .*'default': deltas are merged into the weight of .*Unmerge first"
-    ):
-        regrow(model, optimiser, batches())
-    model.unmerge_adapter()
-    with model.disable_adapter(), pytest.raises(ConfigError, match="it is not active on"):
-        regrow(model, optimiser, batches())
-    layers_of(model)[1].neuroada_deltas["default"].device_mesh = "as of a DTensor"
-    with pytest.raises(ConfigError, match="k_proj are sharded over processes, so that none has a whole neuron's"):
-        regrow(model, optimiser, batches())
-    for each in deltas:
-        each.requires_grad_(False)
-    with pytest.raises(ConfigError, match="none of its deltas is trained"):
-        regrow(model, optimiser, batches())
