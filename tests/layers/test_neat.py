@@ -4,26 +4,14 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, convert_to_lora, get_peft_model, set_peft_model_state_dict
+from peft import convert_to_lora, get_peft_model, set_peft_model_state_dict
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from neuroada import NeatConfig, NeatLinear, held
+from neuroada import NeatConfig, NeatLinear
 from neuroada.errors import MergeError
 from neuroada.layers import neat
-from specimens import (
-    DTYPES,
-    NEAT_KINDS,
-    NEAT_VARIANTS,
-    base_weights,
-    changed,
-    fill,
-    logits,
-    same_bits,
-    tiny,
-    token_ids,
-    trained_parameters,
-)
+from specimens import DTYPES, NEAT_KINDS, NEAT_VARIANTS, fill, logits, same_bits, tiny, trained_parameters
 
 SIDES = ("input", "output")
 every_kind = pytest.mark.parametrize("kind", NEAT_KINDS + NEAT_VARIANTS, ids=str)
@@ -234,14 +222,6 @@ def test_hooks_of_all_modules_see_no_module_but_the_layer_and_its_base():
     assert seen == [layer.base_layer, layer]
 
 
-def test_held_leaves_it_alone():
-    model = NEAT_KINDS[0].adapted(tiny("llama"))
-    before, want = base_weights(model), logits(model)
-    with held(model):
-        assert changed(before, model) == []
-        assert same_bits(logits(model), want)
-
-
 @pytest.mark.parametrize("side", SIDES)
 def test_converted_to_lora_of_the_same_rank_it_is_the_same(side):
     base = tiny("llama")
@@ -253,32 +233,6 @@ def test_converted_to_lora_of_the_same_rank_it_is_the_same(side):
     lora = get_peft_model(copy.deepcopy(base), config)
     set_peft_model_state_dict(lora, state)
     torch.testing.assert_close(logits(lora.eval()), want, rtol=1e-4, atol=1e-4)
-
-
-def test_distributed_data_parallel_trains_it_as_one_process_does(tmp_path):
-    plain = NEAT_KINDS[0].adapted(tiny("llama", num_hidden_layers=1))
-    twin = copy.deepcopy(plain)
-    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(twin)
-        for model in (plain, parallel):
-            for _ in range(2):
-                model(input_ids=token_ids(), labels=token_ids()).loss.backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    pairs = zip(plain.named_parameters(), twin.named_parameters(), strict=True)
-    for (name, ours), (_, theirs) in pairs:
-        assert (ours.grad is None) == (theirs.grad is None), name
-        assert ours.grad is None or same_bits(ours.grad, theirs.grad)
-
-
-def test_a_copy_keeps_nothing_of_the_original():
-    model = NEAT_KINDS[0].adapted(tiny("llama"))
-    want = logits(model)
-    twin: PeftModel = copy.deepcopy(model)
-    fill(twin, scale=1.0)
-    assert not torch.equal(logits(twin), want)
-    assert same_bits(logits(model), want)
 
 
 @pytest.mark.parametrize("variant", ["neat", "nonlinear_lora", "multiplicative_lora"])

@@ -1,4 +1,4 @@
-"""GLUE: what is read, how it is halved and thinned, how it is encoded."""
+"""GLUE: what is read, how it is halved and thinned."""
 
 import gzip
 import json
@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks import glue
-from neuroada.tasks.glue import PAPER_TASKS, TASKS, encode, glue_task, halves, load_glue, subset
+from neuroada.tasks.glue import PAPER_TASKS, TASKS, glue_task, halves, load_glue, subset
+
+from .glue_records import record, rte
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 COUNTS = {"cola": (8151, 1043), "sst2": (67349, 872), "mrpc": (3668, 408), "stsb": (5749, 1500), "rte": (2250, 277)}
@@ -28,37 +29,6 @@ def write(tmp_path: Path):
         return tmp_path
 
     return write
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of "a b c d ..." with BERT's frame: [CLS] a [SEP] b [SEP]."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghij"]
-    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def rte(count: int, first: int = 0) -> list[dict]:
-    return [
-        {"sentence1": f"premise {number}", "sentence2": f"claim {number}", "label": number % 2, "idx": number}
-        for number in range(first, first + count)
-    ]
-
-
-def record(first: str, second: str | None = None, label: float = 0) -> dict:
-    return {"sentence1": first, "sentence2": second, "label": label}
 
 
 def test_the_sets_are_those_of_the_benchmark():
@@ -225,62 +195,6 @@ def test_subset_follows_its_seed_and_reaches_every_record():
     assert subset(records, 10, 1) != subset(records, 10, 2)
     reached = {each["sentence1"] for seed in range(40) for each in subset(records, 10, seed)}
     assert len(reached) == 40
-
-
-def test_encoding_of_one_sentence(tokenizer):
-    encoded = encode([record("a b", label=1), record("c", label=0)], tokenizer, 16)
-    assert encoded.truncated == 0
-    assert encoded.rows["input_ids"][:] == [[1, 4, 5, 2], [1, 6, 2]]
-    assert encoded.rows["attention_mask"][:] == [[1, 1, 1, 1], [1, 1, 1]]
-    assert encoded.rows["labels"][:] == [1, 0]
-    assert encoded.rows.features["labels"].dtype == "int64"
-
-
-def test_encoding_of_a_pair_cuts_the_longer_sentence_first_and_counts(tokenizer):
-    records = [record("a b c d e f", "g h", 2.0), record("a", "b", 0.5), record("a", "b c d e f g", 1.0)]
-    encoded = encode(records, tokenizer, 8)
-    assert encoded.truncated == 2
-    assert encoded.rows["input_ids"][:] == [
-        [1, 4, 5, 6, 2, 10, 11, 2],
-        [1, 4, 2, 5, 2],
-        [1, 4, 2, 5, 6, 7, 8, 2],
-    ]
-    assert encoded.rows["token_type_ids"][1] == [0, 0, 0, 1, 1]
-    assert [len(row) for row in encoded.rows["attention_mask"]] == [8, 5, 8]
-    assert encoded.rows["labels"][:] == [2.0, 0.5, 1.0]
-    assert encoded.rows.features["labels"].dtype == "float32"
-
-
-def test_settings_that_a_tokenizer_file_carries_do_not_cut_or_pad(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    file = tmp_path / "tokenizer.json"
-    content = json.loads(file.read_text())
-    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
-    content["padding"] = {
-        "strategy": {"Fixed": 12},
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": 0,
-        "pad_type_id": 0,
-        "pad_token": "[PAD]",
-    }
-    file.write_text(json.dumps(content))
-    loaded = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    assert encode([record("a b c d e")], loaded, 16).rows["input_ids"][:] == [[1, 4, 5, 6, 7, 8, 2]]
-
-
-@pytest.mark.parametrize(
-    ("records", "length", "message"),
-    [
-        ([], 16, r"records to encode: there are none"),
-        ([record("a")], 2, r"max_length=2: 2 special tokens leave no room for text\. Give at least 3"),
-        ([record("a", "b")], 4, r"max_length=4: 3 special tokens leave no room for text\. Give at least 5"),
-        ([record("a")], 65, r"max_length=65: more than the tokenizer's model takes\. Give 64 at most"),
-    ],
-)
-def test_what_cannot_be_encoded(tokenizer, records, length, message):
-    with pytest.raises(ConfigError, match=message):
-        encode(records, tokenizer, length)
 
 
 @pytest.mark.skipif(not (SHARED / "glue").is_dir(), reason=f"the data at hand are not in {SHARED}")

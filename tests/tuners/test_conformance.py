@@ -16,18 +16,7 @@ from peft import (
 from torch import nn
 
 from neuroada.errors import NeuroAdaError
-from specimens import (
-    METHODS,
-    Kind,
-    base_weights,
-    changed,
-    fill,
-    logits,
-    same_bits,
-    tiny,
-    token_ids,
-    trained_parameters,
-)
+from specimens import METHODS, Kind, base_weights, changed, fill, same_bits, trained_parameters
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute"),
@@ -167,18 +156,6 @@ def test_a_name_that_cannot_be_is_refused_and_leaves_no_trace(model, kind):
     assert same_bits(model(X), outputs)
 
 
-def test_an_adapter_named_like_a_module(tmp_path, kind):
-    model = kind.adapted(tiny("llama"))
-    want = get_peft_model_state_dict(model)
-    model.add_adapter("mlp", kind.config())
-    try:
-        found = get_peft_model_state_dict(model)
-    except NeuroAdaError:
-        return
-    assert found.keys() == want.keys()
-    assert all(same_bits(found[key], want[key]) for key in want)
-
-
 def test_state_dict_keys_carry_no_adapter_name(model, kind):
     keys = set(get_peft_model_state_dict(model))
     prefix = f"base_model.model.neuroada_neat_first.{kind.prefix}"
@@ -261,13 +238,6 @@ def test_status_describes_the_adapters(base, kind):
     assert get_model_status(model).merged_adapters == ["default"]
 
 
-def test_mixed_batches_are_refused(kind):
-    model = kind.adapted(tiny("llama"))
-    model.add_adapter("second", kind.config())
-    with pytest.raises(NeuroAdaError, match="adapter_names"):
-        model(token_ids(), adapter_names=["default", "second"])
-
-
 def test_wrapping_again_and_unloading_leaves_a_clean_model(model, base, kind):
     before = base_weights(model)
     bare = model.unload()
@@ -275,29 +245,6 @@ def test_wrapping_again_and_unloading_leaves_a_clean_model(model, base, kind):
     assert not hasattr(bare, "peft_config")
     again = get_peft_model(bare, config(kind))
     assert same_bits(again(X), bare(X))
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_transformers_own_adapter_methods(family, tmp_path, kind):
-    """PreTrainedModel.add_adapter and friends inject without a PeftModel."""
-    model = tiny(family)
-    want, before = logits(model), base_weights(model)
-    model.add_adapter(kind.config(target_modules="all-linear"), adapter_name="mine")
-    assert same_bits(logits(model), want)
-    fill(model, "mine")
-    trained = logits(model)
-    assert not torch.equal(trained, want)
-    model.disable_adapters()
-    assert same_bits(logits(model), want)
-    model.enable_adapters()
-    assert same_bits(logits(model), trained)
-    model.save_pretrained(tmp_path)
-    loaded = tiny(family)
-    loaded.load_adapter(str(tmp_path), adapter_name="theirs")
-    assert same_bits(logits(loaded), trained)
-    assert changed(before, model) == []
-    model.delete_adapter("mine")
-    assert same_bits(logits(model), want)
 
 
 def test_all_adapters_are_described_by_repr(model, kind):
