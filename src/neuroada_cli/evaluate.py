@@ -26,15 +26,25 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the data sets; default: the run's own, or the hub.")
     ] = None,
     records: Annotated[
-        int | None, typer.Option(help="Records of each test, chosen by the seed; default: all.", show_default=False)
+        int | None,
+        typer.Option(help="Records of each test, chosen by the seed; default: the run's, or all.", show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Records answered at a time.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Records answered at a time; default: the run's, or 16.", show_default=False)
+    ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer; default: the task's.", show_default=False)
+        int | None, typer.Option(help="Longest answer; default: the run's, or the task's.", show_default=False)
     ] = None,
-    sampling: Annotated[str, typer.Option(help="greedy, or published for the task's own settings.")] = "greedy",
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            help="greedy, or published for the task's own settings; default: the run's, or greedy.", show_default=False
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights, where no recipe says it.")] = "bfloat16",
-    seed: Annotated[int, typer.Option(help="Of the choice of records.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the choice of records; default: the run's, or 0.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write scores and answers to this JSON file.", show_default=False)
     ] = None,

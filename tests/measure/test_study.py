@@ -47,6 +47,7 @@ def finish(recipe, output: Path) -> dict:
         "training_seconds": 2.0,
         "peak_memory_bytes": 100,
         "scores_before": [],
+        "merge": None,
         "scores_after": [score],
     }
     folder.finish(summary)

@@ -164,10 +164,11 @@ def test_settings_that_cannot_be_meant(settings, message):
         check_settings("mask", settings)
 
 
-def test_a_sharded_model_is_refused(monkeypatch, tiny_llama):
+@pytest.mark.parametrize("state", ["full", "support"])
+def test_a_sharded_model_is_refused(state, monkeypatch, tiny_llama):
     monkeypatch.setattr(masks, "is_sharded", lambda: True)
-    with pytest.raises(ConfigError, match=r"mask.state=support: it writes to whole weights, and they are sharded"):
-        Mask(tiny_llama, MaskConfig(state="support"), lambda model: [])
+    with pytest.raises(ConfigError, match=r"method 'mask' under FSDP: a mask is for whole weights"):
+        Mask(tiny_llama, MaskConfig(state=state), lambda model: [])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,14 +11,16 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 import neuroada.runs.train as module
 from neuroada import NeuroAdaLinear, NeuroAdaModel
 from neuroada.errors import ConfigError, MergeError, MissingInputError
 from neuroada.ops.sparse_delta import is_held
+from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import Recipe, check_recipe, load_recipe
 from neuroada.runs.train import train
+from neuroada.runs.trainer import ResumableTrainer
 
 
 @pytest.fixture
@@ -59,7 +62,12 @@ def test_run_learns_and_leaves_a_whole_run_folder(recipe: Recipe, tiny_model_dir
     assert load_recipe(output / "recipe.yaml") == recipe
     assert json.loads((output / "environment.json").read_text())["packages"]["torch"] == torch.__version__
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [record["event"] for record in records] == ["evaluate", *["train"] * 6, "evaluate"]
+    assert [record["event"] for record in records if record["event"] != "saved"] == [
+        "evaluate",
+        *["train"] * 6,
+        "evaluate",
+    ]
+    assert [record["step"] for record in records if record["event"] == "saved"] == [2, 4, 6]
     assert {path.name for path in output.rglob("*.bin")} <= {"training_args.bin"}
     for phrase in ("NeuroAda (k=2) on 14 layers", "inplace on 14 layers", "yes, bit for bit", "tokens/s", str(output)):
         assert phrase in printed
@@ -75,6 +83,10 @@ def test_held_out_loss_before_is_the_base_models(recipe: Recipe, tiny_model_dir:
     expected = sum(base(input_ids=row[None], labels=row[None]).loss.item() for row in rows) / len(rows)
     summary, _ = run(recipe, tmp_path / "run")
     assert math.isclose(summary["held_out_loss_before"], expected, rel_tol=1e-5)
+
+
+def with_callback(callback: TrainerCallback) -> Callable[..., ResumableTrainer]:
+    return lambda *args, callbacks, **kw: ResumableTrainer(*args, callbacks=[*callbacks, callback], **kw)
 
 
 class InStepFive(TrainerCallback):
@@ -103,21 +115,24 @@ def test_interrupted_run_resumes_to_the_same_deltas(
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     expected, _ = run(recipe, whole)
     with monkeypatch.context() as patch:
-        interrupted = lambda *args, callbacks, **kw: Trainer(*args, callbacks=[*callbacks, interrupt()], **kw)  # noqa: E731
-        patch.setattr(module, "Trainer", interrupted)
+        patch.setattr(module, "ResumableTrainer", with_callback(interrupt()))
         with pytest.raises(KeyboardInterrupt):
             run(recipe, resumed)
     assert not (resumed / "adapter").exists()
     summary, printed = run(recipe, resumed, resume=True)
     assert summary["held_out_loss_after"] == expected["held_out_loss_after"]
     assert summary["steps"] == 6
-    nothing_timed = interrupt is InClosingEvaluation
-    assert (summary["tokens_per_second"] is None) == nothing_timed
-    assert ("unknown: every step was done before" in printed) == nothing_timed
+    saved = [record["seconds"] for record in RunFolder(resumed).records("saved")]
+    assert len(saved) == 3
+    assert saved == sorted(saved)
+    assert saved[0] > 0
+    assert summary["training_seconds"] >= saved[-1]
+    assert summary["tokens_per_second"] == pytest.approx(6 * 32 / summary["training_seconds"])
+    assert "unknown" not in printed
     deltas, again = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (whole, resumed))
     assert deltas.keys() == again.keys()
     assert all(torch.equal(deltas[name], again[name]) for name in deltas)
-    losses = [[json.loads(line)["loss"] for line in (f / "metrics.jsonl").open()] for f in (whole, resumed)]
+    losses = [[each["loss"] for each in RunFolder(folder).records("train")] for folder in (whole, resumed)]
     assert losses[0] == losses[1]
 
 
@@ -137,8 +152,7 @@ class Watch(TrainerCallback):
 def test_deltas_are_held_while_training_and_out_after_an_interrupt(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    watching = lambda *args, callbacks, **kw: Trainer(*args, callbacks=[*callbacks, Watch()], **kw)  # noqa: E731
-    monkeypatch.setattr(module, "Trainer", watching)
+    monkeypatch.setattr(module, "ResumableTrainer", with_callback(Watch()))
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run")
     assert Watch.held == [True, True]

@@ -85,7 +85,9 @@ def chosen_entries(
 
 def _masking(mask: Tensor) -> Callable[[Tensor], None]:
     def apply(weight: Tensor) -> None:
+        nonlocal mask
         assert weight.grad is not None
+        mask = mask.to(weight.grad.device)
         weight.grad.mul_(mask)
 
     return apply

@@ -87,13 +87,26 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its run folder: readable, and another one for any other content, wherever the data lie."""
-        content = self.recipe.differing()
-        content.get("data", {}).pop("data_dir", None)
-        said = yaml.safe_dump({key: value for key, value in content.items() if value != {}})
-        digest = hashlib.sha256(said.encode()).hexdigest()[:8]
+        digest = _digest(self._content())
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         at = "" if self.point is None else f"-at{self.point:g}"
         return f"{slug}{at}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{digest}"
+
+    @property
+    def row_content(self) -> str:
+        """A digest of what all cells of its row have in common: those of another one are not to be mixed with them."""
+        content = self._content()
+        content["training"].pop("learning_rate")
+        return _digest({key: value for key, value in content.items() if key != "seed"})
+
+    def _content(self) -> dict[str, Any]:
+        content = self.recipe.differing()
+        content.get("data", {}).pop("data_dir", None)
+        return {key: value for key, value in content.items() if value != {}}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(yaml.safe_dump(dict(content)).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

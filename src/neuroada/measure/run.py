@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS
 from neuroada.runs.recipe import load_recipe
 from neuroada.runs.schema import Recipe
+from neuroada.runs.scoring import FAMILIES
+from neuroada.tasks.scores import Score, average
 
 
 def read_run(path: Path) -> Record:
@@ -30,17 +33,17 @@ def read_run(path: Path) -> Record:
         do = f"neuroada train --resume --output {path}"
         raise MissingInputError(f"run {path}", "it is not complete", do)
     recipe = load_recipe(folder.recipe)
-    fields = {
+    others = {
         "kind": "run",
         "method": METHODS[recipe.method].label,
         "settings": recipe.settings,
         "notes": {"run": path.resolve().name},
     }
-    return run_record(folder, fields)
+    return run_record(folder, others)
 
 
-def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
-    """Of a complete run, with where and when it was trained; `fields` are the record's others."""
+def run_record(folder: RunFolder, others: Mapping[str, Any]) -> Record:
+    """Of a complete run, with where and when it was trained; `others` are the record's other fields."""
     summary = folder.read_summary()
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     counts = {
@@ -56,14 +59,25 @@ def run_record(folder: RunFolder, fields: Mapping[str, Any]) -> Record:
     return Record(
         **provenance_in(environment),
         **run_fields(load_recipe(folder.recipe)),
-        **fields,
+        **others,
         measurements={
             name: Measurement.count(value, unit) for name, (value, unit) in counts.items() if math.isfinite(value)
         },
         scores=[
-            RecordedScore(when=when, **score) for when in ("before", "after") for score in summary[f"scores_{when}"]
+            RecordedScore(when=when, **score)
+            for when in ("before", "after")
+            for score in _averaged(summary[f"scores_{when}"])
         ],
     )
+
+
+def _averaged(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the mean of several tests, where they are not all of an average that is there already."""
+    averages = {name for family in FAMILIES.values() for name in family.averages}
+    if len(scores) < 2 or averages & {score["name"] for score in scores}:
+        return scores
+    found = [Score(**{field.name: score[field.name] for field in fields(Score)}) for score in scores]
+    return [*scores, asdict(average(f"mean of {len(scores)} tests", found))]
 
 
 def run_fields(recipe: Recipe) -> dict[str, Any]:

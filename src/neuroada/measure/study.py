@@ -23,6 +23,7 @@ from neuroada.measure.record import Record
 from neuroada.measure.rounds import Row
 from neuroada.measure.run import run_fields, run_record, selection_value
 from neuroada.runs.folder import RunFolder
+from neuroada.runs.merging import complete_summary
 from neuroada.runs.schema import Recipe
 
 LOCKS = ".locks"
@@ -126,7 +127,7 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
             with FileLock(locks / f"{cell.name}{TRAINING}", timeout=PATIENCE):
                 pass  # a process whose study was killed may still train it
             if RunFolder(folder).summary.is_file():
-                summary = row.attempt(RunFolder(folder).read_summary)
+                summary = row.attempt(partial(complete_summary, cell.recipe, RunFolder(folder)))
             else:
                 arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
                 summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
@@ -140,7 +141,11 @@ def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
 
 
 def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
-    """The summary of a run that is complete, or is completed now."""
+    """The summary of a run that is complete, or is completed now.
+
+    Raises:
+        MergeError: its merged model is not the adapted one, although its method promises that.
+    """
     from neuroada.runs.train import train
 
     if threads is not None:
@@ -151,7 +156,7 @@ def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, A
     with FileLock(locks / f"{output.name}{TRAINING}"):
         if not folder.summary.is_file():
             train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
-        return folder.read_summary()
+        return complete_summary(recipe, folder)
 
 
 def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: RunFolder) -> Record:
@@ -161,7 +166,13 @@ def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: Run
         "kind": "study",
         "method": cell.label,
         "settings": {"learning_rate": cell.learning_rate, **point},
-        "notes": {"study": path.stem, "recipe": study.recipe, "cell": cell.name, **axis},
+        "notes": {
+            "study": path.stem,
+            "recipe": study.recipe,
+            "cell": cell.name,
+            "content": cell.row_content,
+            **axis,
+        },
     }
     row = outcome.row
     if row.status == "ok":

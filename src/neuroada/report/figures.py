@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -119,5 +120,7 @@ def save_figure(name: str, records: Sequence[Record], path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure = FIGURES[name].draw(pyplot, FIGURES[name].data(records))
         description = f"Drawn from records, sha256:{digest_of(name, records)}"
-        figure.savefig(path, format="svg", metadata={"Date": None, "Description": description})
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        figure.savefig(beside, format="svg", metadata={"Date": None, "Description": description})
         pyplot.close(figure)
+        os.replace(beside, path)

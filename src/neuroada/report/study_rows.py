@@ -79,7 +79,7 @@ class StudyResults:
 
     @property
     def tests(self) -> dict[str, str]:
-        """Titles by name; of many tests an average is the last."""
+        """Titles by name; of several tests the last one is their average."""
         return {score.name: f"{score.name}, {score.metric}" for cell in self.cells for score in scores_after(cell)}
 
     @property
@@ -104,14 +104,15 @@ class StudyResults:
 
 
 def studies_of(records: Iterable[Record]) -> list[StudyResults]:
-    """By name, in the order in which their first cells were recorded; of a method's point, learning rate and seed
-    trained twice the newer record."""
-    cells: dict[str, dict[Key, Record]] = {}
+    """By name, recipe, model and dtype, in the order in which their first cells were recorded; of a method's point,
+    learning rate and seed trained twice the newer record."""
+    cells: dict[tuple[str, ...], dict[Key, Record]] = {}
     for record in records:
         if record.kind == "study":
+            about = record.notes["study"], record.notes["recipe"], record.shape.name, record.dtype
             key = record.method, record.settings.get("point"), _rate(record), record.seed
-            cells.setdefault(record.notes["study"], {})[key] = record
-    return [StudyResults(name, _rows(found.values())) for name, found in cells.items()]
+            cells.setdefault(about, {})[key] = record
+    return [StudyResults(name, _rows(found.values())) for (name, *_), found in cells.items()]
 
 
 def scores_after(cell: Record) -> list[RecordedScore]:
@@ -123,7 +124,13 @@ def _rows(cells: Iterable[Record]) -> list[StudyRow]:
     rows: dict[tuple[str, float | None], list[Record]] = {}
     for cell in cells:
         rows.setdefault((cell.method, cell.settings.get("point")), []).append(cell)
-    return [StudyRow(*key, found) for key, found in rows.items()]
+    return [StudyRow(*key, _of_newest_content(found)) for key, found in rows.items()]
+
+
+def _of_newest_content(cells: list[Record]) -> list[Record]:
+    """Without those that were trained by what the study's file said before it was edited."""
+    newest = max(cells, key=lambda cell: cell.created).notes.get("content")
+    return [cell for cell in cells if cell.notes.get("content") == newest]
 
 
 def _rate(cell: Record) -> float:

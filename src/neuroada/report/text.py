@@ -21,9 +21,11 @@ def _cell(text: str) -> str:
 
 
 def seconds_text(value: float | None) -> str:
-    """Three digits, in the unit that fits."""
+    """Three digits, or whole seconds, in the unit that fits."""
     if value is None:
         return NONE
+    if value >= 100:
+        return f"{value:,.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"

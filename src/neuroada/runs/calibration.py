@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich.console import Console
 
+from neuroada.errors import ConfigError, WeightError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.runs.data import Data
 from neuroada.runs.methods import Trainee, of_adapter
 from neuroada.runs.schema import Recipe
+from neuroada.runs.sharding import is_sharded
 from neuroada.tuners import reselect
 
 
@@ -31,9 +34,16 @@ def choose_by_data(
 
     Which ones the seed decides, so that every process of a training chooses alike. A checkpoint's adapter has been
     through that: it is loaded instead, before there is an optimiser, since its deltas may have other shapes.
+
+    Raises:
+        ConfigError: the model is sharded. WeightError: processes chose differently.
     """
     if not waits_for_data(trainee):
         return trainee
+    if is_sharded():
+        found = "data choose by gradients of whole weights, and they are sharded over processes"
+        do = "Choose with a criterion that needs no data, or train with DistributedDataParallel"
+        raise ConfigError(f"selection={recipe.settings['selection']} under FSDP", found, do)
     model = cast(PeftModel, trainee.model)
     if trainee.settle is None and checkpoint is not None and (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():
         model.load_adapter(str(checkpoint), str(model.active_adapter), is_trainable=True)
@@ -42,8 +52,11 @@ def choose_by_data(
         cast(Any, model).to(torch.accelerator.current_accelerator())
     batches, progress = list(_batches(recipe, data)), not console.quiet
     if trainee.settle is not None:
-        trainee.settle(batches, progress)
-        return replace(trainee, settle=None)
+        chosen = trainee.settle(batches, progress)
+        if len(set(gather_object([chosen]))) > 1:
+            do = "Use the same kind of device, and as many threads, in each"
+            raise WeightError("Training in several processes", "their data chose different entries", do)
+        return replace(trainee, settle=None, chosen=chosen)
     reselect(model, batches, recipe.settings["selection"], progress=progress)
     return of_adapter(model)
 

@@ -18,6 +18,7 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from neuroada.layers import held
+from neuroada.runs.environment import peak_memory
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.sharding import is_sharded
 from neuroada.tasks.pixels import ImageRows
@@ -94,23 +95,41 @@ class HoldSupports(TrainerCallback):
         self.context = context
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Hold, now that Trainer has put the model where it trains; not where it shards or replicates the model."""
-        if args.n_gpu <= 1 and not is_sharded() and not args.deepspeed:
+        """Hold, now that Trainer has put the model where it trains; not where it shards the model."""
+        if not is_sharded() and not args.deepspeed:
             self.context.enter_context(held(kwargs["model"]))
 
 
 class Records(TrainerCallback):
-    """Writes training records into the run folder, and times the steps that this process did."""
+    """Writes training records into the run folder, and adds up what the steps cost that led to the result.
 
-    def __init__(self, folder: RunFolder):
-        """Write into `folder`."""
+    steps, seconds, peak_memory (bytes): of the whole training, those before a resumed one's checkpoint included.
+    """
+
+    def __init__(self, folder: RunFolder, done: int = 0):
+        """Write into `folder`. done: steps that its newest checkpoint has, before which its records tell the cost."""
         self.folder = folder
-        self.first_step = self.steps = 0
-        self.began = self.seconds = 0.0
+        saved = [record for record in folder.records("saved") if record["step"] <= done]
+        self.steps = saved[-1]["step"] if saved else 0
+        self.seconds = saved[-1]["seconds"] if saved else 0.0
+        self.peak_memory = max((record["peak_memory"] for record in saved), default=0)
+        self.counted, self.began = done, time.perf_counter()
+
+    def _count(self, step: int) -> None:
+        now = time.perf_counter()
+        self.steps, self.seconds = self.steps + step - self.counted, self.seconds + now - self.began
+        self.counted, self.began = step, now
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Start the clock."""
-        self.first_step, self.began = state.global_step, time.perf_counter()
+        self.began = time.perf_counter()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep what it has cost so far, beside the checkpoint."""
+        self._count(state.global_step)
+        self.peak_memory = max(self.peak_memory, peak_memory(args.device)[0])
+        cost = {"seconds": self.seconds, "peak_memory": self.peak_memory}
+        self.folder.record("saved", step=state.global_step, **cost)
 
     def on_log(self, args, state, control, **kwargs):
         """Keep what Trainer logs of a step."""
@@ -128,8 +147,7 @@ class Records(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         """Stop the clock."""
-        self.steps = state.global_step - self.first_step
-        self.seconds = time.perf_counter() - self.began
+        self._count(state.global_step)
 
 
 class Epochs(TrainerCallback):

@@ -136,9 +136,10 @@ def _completions(
 
 def _glue(recipe: Recipe, data: GlueData) -> Source:
     found = glue.load_glue(data.name, data.data_dir, train_records=data.train_records)
+    tested = subset(found.test, recipe.evaluation.records, recipe.seed)
 
     def encode(tokenizer: PreTrainedTokenizerBase, model: Any) -> Data:
-        parts = (found.train, found.selection, found.test)
+        parts = (found.train, found.selection, tested)
         train, selection, test = (glue.encode(part, tokenizer, data.max_length) for part in parts)
         rows = [len(part.rows) for part in (train, selection, test)]
         sizes = f"{rows[0]:,} samples to train, {rows[1]:,} to select by, {rows[2]:,} to test"

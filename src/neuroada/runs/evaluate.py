@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -25,14 +26,15 @@ def evaluate(
     console: Console,
     *,
     dtype: str = "bfloat16",
-    seed: int = 0,
+    seed: int | None = None,
     harness: Sequence[str] = (),
     shots: int | None = None,
 ) -> Scored:
     """Scores of what `target` names: a run folder, an adapter's folder, or a model's directory or hub id.
 
-    tests: names of tests, averages or families; none for those of the run's recipe. data_dir: of the tests; None for
-    the run's own, or else the hub. dtype: of the weights, where no recipe says it.
+    tests: names of tests, averages or families; none for those of the run's recipe, with its settings where `settings`
+    says nothing else. data_dir: of the tests; None for the run's own, or else the hub. dtype: of the weights, where no
+    recipe says it. seed: of the choice of records; None for the run's where its tests are scored, or else 0.
 
     Raises:
         ConfigError: an unknown test, or none named and no recipe to take them from.
@@ -44,14 +46,16 @@ def evaluate(
             f"evaluating {target}", "it is no run, and no tests are named", f"Give --tasks, as in {known}"
         )
     chosen: list[Tests] = [
-        GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed)
+        GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed or 0)
         for family, names in _by_family(tests)
     ]
     if harness:
         chosen.append(HarnessTests.load(harness, settings, shots))
     trained = load_trained(target, dtype, console)
     if not chosen:
-        chosen = [_of_recipe(trained, data_dir, settings)]
+        chosen = [_of_recipe(trained, data_dir, settings, seed)]
+    if torch.accelerator.is_available():
+        trained.model.to(torch.accelerator.current_accelerator())
     scored = Scored([], [])
     with progress_bars(console) as progress:
         for each in chosen:
@@ -99,12 +103,14 @@ def _names(family: Family) -> list[str]:
     return [*family.tests, *family.aliases, *family.averages]
 
 
-def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection) -> Tests:
+def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection, seed: int | None) -> Tests:
     recipe = trained.recipe
     assert recipe is not None
+    evaluation = recipe.evaluation.model_copy(update=settings.model_dump(exclude_unset=True))
     place = "folder" if getattr(recipe.data, "folder", None) else "data_dir"
     data = recipe.data if data_dir is None else recipe.data.model_copy(update={place: data_dir})
-    source = open_data(recipe.model_copy(update={"data": data, "evaluation": settings}))
+    changes = {"data": data, "evaluation": evaluation, "seed": recipe.seed if seed is None else seed}
+    source = open_data(recipe.model_copy(update=changes))
     if source.labels:
         _require_labels(trained.model, source)
     tests = source.encode(trained.processor, trained.model).tests

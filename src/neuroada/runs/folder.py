@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from neuroada.errors import ConfigError, RunFolderError
 from neuroada.runs.methods import ADAPTERS
 from neuroada.runs.recipe import load_recipe
+from neuroada.runs.schema import PLACES
 
 
 class RunFolder:
@@ -56,12 +57,22 @@ class RunFolder:
             raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
         before, now = load_recipe(self.recipe).resolved(), yaml.safe_load(recipe)
         for each in before, now:  # keys that recipes did not have when the run was begun have their defaults in both
-            each["data"].pop("data_dir", None)
+            for place in PLACES:
+                each["data"].pop(place, None)
         if before != now:
             old, new = (yaml.safe_dump(each, sort_keys=False).splitlines() for each in (before, now))
             changed = [line.strip() for line in new if line not in old]
             found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"
             raise ConfigError(asked, found, "Give the same recipe and options, or begin a new run")
+
+    def check_same_course(self, course: Mapping[str, Any]) -> None:
+        """Fail if what a run's course depends on beside its recipe is not what `create` wrote into the environment."""
+        began = self._read_environment("what it was begun with")
+        changed = {name: value for name, value in course.items() if began.get(name, value) != value}
+        if changed:
+            found = "; ".join(f"begun with {name} = {began[name]}, now {value}" for name, value in changed.items())
+            do = "Use as many processes, the same data and the same kind of machine as before, or begin a new run"
+            raise ConfigError(f"--resume in {self.path}", found, do)
 
     def create(self, recipe: str, environment: dict[str, Any]) -> None:
         """Make the folder, with the resolved recipe and the environment in it."""
@@ -81,11 +92,21 @@ class RunFolder:
         Raises:
             RunFolderError: they are not in the folder, or cannot be read.
         """
+        what = "which classes it was trained on"
+        labels = self._read_environment(what).get("labels")
+        if labels is None:
+            raise self._incomplete(what, "no labels")
+        return labels
+
+    def _read_environment(self, what: str) -> dict[str, Any]:
         try:
-            return json.loads(self.environment.read_text(encoding="utf-8"))["labels"]
-        except (OSError, ValueError, KeyError) as error:
-            found = f"{self.environment.name} does not say which classes it was trained on ({error})"
-            raise RunFolderError(f"run folder {self.path}", found, "Copy the whole folder again") from error
+            return json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._incomplete(what, str(error)) from error
+
+    def _incomplete(self, what: str, why: str) -> RunFolderError:
+        found = f"{self.environment.name} does not say {what} ({why})"
+        return RunFolderError(f"run folder {self.path}", found, "Copy the whole folder again")
 
     def record(self, event: str, **values: Any) -> None:
         """Append one record to metrics.jsonl."""
@@ -99,11 +120,18 @@ class RunFolder:
         return [record for record in self._all_records() if record["event"] == event]
 
     def rewind(self, step: int) -> None:
-        """Drop the records of what a resumed run does again: steps after `step`, and the closing evaluation."""
+        """Drop the records of what a resumed run does again: steps after `step`, and the closing evaluation; and half a
+        record that was being written when the run was killed."""
         if not self.writes:
             return
         kept = [r for r in self._all_records() if r.get("step", 0) <= step and r.get("when") != "after"]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def best_checkpoint(self, newest: Path) -> Path:
+        """The one that Trainer loads at the end: of the best evaluation if there were any, or else the newest."""
+        step = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8")).get("best_global_step")
+        best = newest.with_name(f"checkpoint-{step}")
+        return best if _is_complete(best) else newest
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint of Trainer's, if there is one."""

@@ -19,6 +19,7 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.layers import held
 from neuroada.runs.schema import EvaluationSection
 from neuroada.runs.scoring import Advance, Scored
+from neuroada.tasks.generation import evaluating
 from neuroada.tasks.scores import RESAMPLES, Score
 
 NORMAL = 1.96
@@ -98,8 +99,8 @@ class HarnessTests:
         if not inner.can_generate():
             found = f"{type(inner).__name__} is no causal language model"
             raise ConfigError("tasks of the harness", found, "Name a run or model that writes text")
-        training, longest = model.training, self.settings.max_new_tokens
-        with held(model), contextlib.redirect_stderr(io.StringIO()):  # its bars would break ours
+        longest = self.settings.max_new_tokens
+        with evaluating(model), held(model), contextlib.redirect_stderr(io.StringIO()):  # its bars would break ours
             try:
                 results: Any = lm_eval.simple_evaluate(
                     HFLM(pretrained=model, tokenizer=processor, batch_size=self.settings.batch_size),  # type: ignore[arg-type]
@@ -112,7 +113,6 @@ class HarnessTests:
             except ValueError as error:  # of a task that runs code, or that needs images
                 found = _first_line(error)
                 raise ConfigError("tasks of the harness", found, "Run them by lm_eval itself") from error
-        model.train(training)
         for name, count in self.counts.items():
             advance(name, count)
         return _scored(results)

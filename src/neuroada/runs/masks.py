@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,9 +79,11 @@ class Mask:
 
     def __init__(self, model: nn.Module, config: MaskConfig, head: Callable[[nn.Module], list[nn.Parameter]]) -> None:
         """Put the adapter on the model; its entries are chosen later."""
-        if config.state == "support" and is_sharded():
-            found = "it writes to whole weights, and they are sharded over processes"
-            raise ConfigError("mask.state=support", found, "Leave it out, or train without sharding")
+        if is_sharded():
+            found = "a mask is for whole weights and their gradients, and they are sharded over processes"
+            raise ConfigError(
+                "method 'mask' under FSDP", found, "Train with DistributedDataParallel, or without a mask"
+            )
         self.config, self.head = config, head
         self.trained = sum(parameter.numel() for parameter in head(model))
         self.wrapped: Any = get_peft_model(model, config)
@@ -96,8 +99,11 @@ class Mask:
         """Whether `settle` needs batches."""
         return CRITERIA[self.config.selection].needs_data
 
-    def settle(self, batches: Sequence[Mapping[str, Any]] = (), progress: bool = False) -> None:
-        """Choose the entries and make them, and the head, what is trained of the base model."""
+    def settle(self, batches: Sequence[Mapping[str, Any]] = (), progress: bool = False) -> str:
+        """Choose the entries and make them, and the head, what is trained of the base model.
+
+        Returns a digest of the entries.
+        """
         selection = self.config.selection
         if self.config.scope == "neuron":
             if self.waits:
@@ -112,6 +118,7 @@ class Mask:
         wrap(model, supports=supports)
         for parameter in self.head(model):
             parameter.requires_grad_(True)
+        return _digest(supports)
 
     def _drawn(self) -> dict[str, Support]:
         supports = {}
@@ -153,6 +160,15 @@ def block_of(name: str) -> str:
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
     return ".".join(parts[: number + 1])
+
+
+def _digest(supports: Mapping[str, Support]) -> str:
+    found = hashlib.sha256()
+    for name, support in supports.items():
+        found.update(name.encode())
+        for places in (support.indices, support.neurons):
+            found.update(b"" if places is None else places.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _entries(layer: NeuroAdaLinear) -> int:

@@ -25,13 +25,15 @@ from neuroada.tasks.classification import head_modules
 class Trainee:
     """A model about to train. trained: how many of its values training can change.
 
-    settle: where what is trained is still to be chosen by data, does so, by batches and whether to show progress.
+    settle: where what is trained is still to be chosen by data, does so, by batches and whether to show progress, and
+    returns a digest of it. chosen: that digest, where no checkpoint says what was chosen.
     finish: to be called after training, before the model is saved.
     """
 
     model: nn.Module
     trained: int
-    settle: Callable[[Sequence[Mapping[str, Any]], bool], None] | None = None
+    settle: Callable[[Sequence[Mapping[str, Any]], bool], str] | None = None
+    chosen: str | None = None
     finish: Callable[[], None] = lambda: None
 
 
@@ -89,7 +91,7 @@ def _mask(model: nn.Module, settings: dict[str, Any], task_type: TaskType | None
     if not mask.waits:
         mask.settle()
     finish = partial(unwrap_compact_mask, model)
-    return Trainee(model, mask.trained, mask.settle if mask.waits else None, finish)
+    return Trainee(model, mask.trained, mask.settle if mask.waits else None, finish=finish)
 
 
 def _head(model: nn.Module, task_type: TaskType | None) -> list[nn.Parameter]:

@@ -14,6 +14,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Settings = dict[str, Any]
 
+PLACES = ("data_dir", "text", "file", "folder")
+"""Keys of a recipe's data that say where a machine keeps it: one run or search may find it elsewhere later."""
+
 
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""

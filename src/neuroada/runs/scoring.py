@@ -16,6 +16,7 @@ from neuroada.tasks.arithmetic import ARITHMETIC, GSM8K, METAMATH, PUBLISHED_SAM
 from neuroada.tasks.classification import Classification, predictions_of
 from neuroada.tasks.classification import evaluate as score_classifier
 from neuroada.tasks.commonsense import COMMONSENSE
+from neuroada.tasks.generation import evaluating
 from neuroada.tasks.generative import Example, Family, load_test
 from neuroada.tasks.generative import evaluate as score_generations
 from neuroada.tasks.image_files import Picture
@@ -156,17 +157,15 @@ class ClassifierTest:
     @torch.inference_mode()
     def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
         """Logits of every record, in order."""
-        device, training = next(model.parameters()).device, model.training
-        model.eval()
+        device = next(model.parameters()).device
         logits, labels = [], []
         loader: Any = DataLoader(self.test, self.batch_size, collate_fn=self.collator)  # type: ignore[arg-type]
-        with held(model):
+        with evaluating(model), held(model):
             for batch in loader:
                 batch: Any = send_to_device(batch, device)
                 labels.append(batch.pop("labels"))
                 logits.append(model(**batch).logits.float())
                 advance(self.task.name, len(labels[-1]))
-        model.train(training)
         found, right = torch.cat(logits).cpu(), torch.cat(labels).cpu()
         predicted = predictions_of(self.task, found)
         answers = [

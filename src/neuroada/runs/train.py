@@ -5,20 +5,20 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import send_to_device
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from neuroada.errors import MergeError
+from neuroada.errors import ConfigError
 from neuroada.runs import report
 from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
@@ -27,6 +27,7 @@ from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
 from neuroada.runs.looks import Looks
+from neuroada.runs.merging import compare_merged, require_exact
 from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
@@ -34,7 +35,11 @@ from neuroada.runs.regrowth import check_regrowth, regrowth
 from neuroada.runs.schema import Recipe
 from neuroada.runs.sharding import gathered, is_sharded
 from neuroada.runs.trackers import check_trackers, trackers
+from neuroada.runs.trainer import ResumableTrainer
 from neuroada.tasks.classification import parameter_groups
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one, which alone answers the tests; PyTorch's own is ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,10 @@ def train(
 
     Raises:
         NeuroAdaError: an input is missing or cannot be meant; the run folder is then untouched.
-        MergeError: merging changed outputs although the method promises that it does not.
+        MergeError: merging changed outputs although the method promises that it does not; the run is complete then.
     """
-    began, processes = time.perf_counter(), PartialState(cpu=not torch.accelerator.is_available())
+    began = time.perf_counter()
+    processes = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     leads = processes.is_main_process
     console = console if leads else Console(quiet=True)
     folder, resolved = RunFolder(output, writes=leads), to_yaml(recipe)
@@ -87,6 +93,7 @@ def train(
     if not score_tests or is_sharded():
         prepared = replace(prepared, data=replace(prepared.data, tests=None))
     arguments = trainer_arguments(recipe, folder, prepared.data)
+    _require_one_device(arguments)
     if not dry_run:
         trainee = choose_by_data(recipe, prepared.trainee, prepared.data, console, folder.last_checkpoint())
         prepared = replace(prepared, trainee=trainee)
@@ -94,9 +101,11 @@ def train(
     if dry_run:
         console.print("\nDry run: nothing was trained or written.")
         return None
-    if not resume:
-        labels = {"labels": list(prepared.source.labels)} if prepared.source.labels else {}
-        folder.create(resolved, environment(arguments.device, recipe.seed) | labels)
+    course = _course(prepared, arguments)
+    if resume:
+        folder.check_same_course(course)
+    else:
+        folder.create(resolved, environment(arguments.device, recipe.seed) | course)
         for each in prepared.data.left_out:
             folder.record("left out", place=each.place, reason=each.reason)
     trained, state = _fit(recipe, prepared, arguments, folder, console, callbacks)
@@ -104,13 +113,13 @@ def train(
     if leads:
         _save(recipe, prepared, folder, state)
     merges = METHODS[recipe.method].merges and not is_sharded()
-    merge = _compare_merged(prepared, recipe.training.per_device_eval_batch_size, merges)
+    merge = compare_merged(prepared, recipe.training.per_device_eval_batch_size) if merges else None
     memory, memory_of = peak_memory(arguments.device)
     processes.wait_for_everyone()
     saved = folder.trained(recipe.method)
     summary = {
         **trained,
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": max(memory, trained["peak_memory_bytes"]),
         "peak_memory_of": memory_of,
         "adapter_bytes": sum(file.stat().st_size for file in saved.glob("*.safetensors")),
         "merge": merge,
@@ -119,8 +128,24 @@ def train(
     }
     folder.finish(summary)
     report.print_pairs(console, "Result", report.closing_pairs(summary))
-    _require_exact(recipe, merge, folder)
+    require_exact(recipe, summary, folder)
     return summary
+
+
+def _course(prepared: Prepared, arguments: TrainingArguments) -> dict[str, Any]:
+    """What a run's course depends on beside its recipe."""
+    course = {"processes": arguments.world_size, "samples": len(prepared.data.train)}
+    if prepared.source.labels:
+        course["labels"] = list(prepared.source.labels)
+    return course if prepared.trainee.chosen is None else {**course, "chosen": prepared.trainee.chosen}
+
+
+def _require_one_device(arguments: TrainingArguments) -> None:
+    """Raise ConfigError where Trainer would replicate the model inside one process."""
+    if arguments.n_gpu > 1:
+        found = f"one process sees {arguments.n_gpu} GPUs, and Trainer would give each a part of every batch"
+        do = f"accelerate launch --num_processes {arguments.n_gpu} -m neuroada_cli train ..., or CUDA_VISIBLE_DEVICES=0"
+        raise ConfigError("training on several GPUs", found, do)
 
 
 def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder, state: dict[str, torch.Tensor] | None) -> None:
@@ -193,15 +218,15 @@ def _fit(
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor] | None]:
     """What the summary says of the training, and the state of a sharded model."""
-    records, data, training = Records(folder), prepared.data, recipe.training
-    checkpoint = folder.last_checkpoint()
+    data, training, checkpoint = prepared.data, recipe.training, folder.last_checkpoint()
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    records = Records(folder, done)
     groups = parameter_groups(
         prepared.model, training.learning_rate, training.head_learning_rate, training.weight_decay
     )
     with progress_bars(console) as progress, ExitStack() as context:
         reporting = context.enter_context(trackers(training.report_to, recipe, folder, done))
-        trainer = Trainer(
+        trainer = ResumableTrainer(
             prepared.model,
             arguments,
             data_collator=data.collator,
@@ -216,20 +241,21 @@ def _fit(
         )
         trainer.remove_callback(PrinterCallback)
         looks = Looks(prepared, trainer, folder, progress)
+        folder.rewind(done)
         if recipe.evaluation.before and not arguments.eval_on_start:
             looks.held_out("before")
         scores_before = looks.tests("before") if recipe.evaluation.before else []
-        folder.rewind(done)
         if done < arguments.max_steps:
+            transformers.set_seed(recipe.seed)  # whether or not this process has looked at the base model
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
-            _restore(prepared.model, checkpoint)
+            _restore(prepared.model, folder.best_checkpoint(checkpoint))
         before = looks.held_out("before") if recipe.evaluation.before else {}
         after = looks.held_out("after")
         scores_after = looks.tests("after")
         state = gathered(trainer)
-    samples = records.steps * training.per_device_train_batch_size * training.gradient_accumulation_steps
-    speed = samples / records.seconds if records.steps else None
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * arguments.world_size
+    speed = records.steps * batch / records.seconds if records.steps and records.seconds else None
     summary = {
         "method": recipe.method,
         "trainable_parameters": prepared.trainee.trained,
@@ -237,6 +263,7 @@ def _fit(
         "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
         "steps": max(done, trainer.state.global_step),
         "training_seconds": records.seconds,
+        "peak_memory_bytes": records.peak_memory,
         "samples_per_second": speed,
         "tokens_per_second": speed and data.tokens and speed * data.tokens,
         **{f"held_out_{name}_before": value for name, value in before.items()},
@@ -252,35 +279,3 @@ def _restore(model: nn.Module, checkpoint: Path) -> None:
         model.load_adapter(str(checkpoint), str(model.active_adapter), is_trainable=True)
     else:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
-
-
-@torch.no_grad()
-def _compare_merged(prepared: Prepared, rows: int, merges: bool) -> dict[str, Any] | None:
-    """Logits of one held-out batch, adapted and then merged, compared bit for bit; merges the model."""
-    if not merges:
-        return None
-    model, held_out = prepared.model, prepared.data.held_out
-    batch = prepared.data.collator([held_out[row] for row in range(min(rows, len(held_out)))])
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "logits_to_keep")}
-    inputs = send_to_device(inputs, model.device)
-    model.eval()
-    adapted = model(**inputs).logits
-    merged = model.merge_and_unload()(**inputs).logits
-    bits = torch.int16 if adapted.element_size() == 2 else torch.int32
-    differing = int((adapted.view(bits) != merged.view(bits)).sum())
-    return {
-        "equal": differing == 0,
-        "logits": adapted.numel(),
-        "differing": differing,
-        "largest": float((adapted.float() - merged.float()).abs().max()),
-    }
-
-
-def _require_exact(recipe: Recipe, merge: dict[str, Any] | None, folder: RunFolder) -> None:
-    if merge is None or merge["equal"] or not METHODS[recipe.method].exact_merge:
-        return
-    raise MergeError(
-        "merging the trained adapter",
-        report.difference_text(merge),
-        f"Use {folder.adapter} unmerged, and report this as a defect of neuroada",
-    )

@@ -63,7 +63,7 @@ def generate(
     texts = [""] * len(encoded)
     write: Any = model.generate
     with ExitStack() as context:
-        context.enter_context(_evaluating(model))
+        context.enter_context(evaluating(model))
         context.enter_context(_without_own_settings(model))
         context.enter_context(_seeded(sampling, model.device))
         context.enter_context(torch.inference_mode())
@@ -167,7 +167,7 @@ def _without_own_settings(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, and each module's own mode again at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

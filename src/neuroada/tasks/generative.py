@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +14,8 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks.generation import Sampling, generate
 from neuroada.tasks.records import Fields, Hub, find_place, load_records
 from neuroada.tasks.scores import Score, accuracy
+
+Item = TypeVar("Item")
 
 LETTERS = "ABCDE"
 
@@ -183,7 +185,7 @@ def split(examples: Sequence[Example], held_out: float, seed: int) -> tuple[list
     return rest, [examples[index] for index in sorted(chosen)]
 
 
-def subset(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
+def subset(examples: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """`limit` of the examples chosen by seed, in the given order; all of them where there are no more."""
     if limit is None or limit >= len(examples):
         return list(examples)

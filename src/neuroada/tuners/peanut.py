@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
         converted |= {f"{name}.{kind}": tensor for kind, tensor in _entry(name, parts, config, source).items()}
     converted[NeatFile.fingerprints] = torch.zeros(len(layers), fingerprint.LENGTH, dtype=torch.uint8)
     config.save_pretrained(str(output))
-    save_file(converted, target, metadata={"format": "pt"})
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    save_file(converted, beside, metadata={"format": "pt"})
+    os.replace(beside, target)
     return config
 
 

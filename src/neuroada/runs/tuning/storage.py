@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from neuroada.errors import ConfigError, RunFolderError
+from neuroada.runs.schema import PLACES
 
 HEARTBEAT = 60.0
 """Seconds between signs of life of a trial; a choice: a line of the journal a minute."""
@@ -29,9 +30,6 @@ SILENCE = 600.0
 
 RETRIES = 3
 """How often a trial whose process died is tried again; a choice: settings that exhaust a machine would do so again."""
-
-ONE_MACHINES = ("data_dir", "text", "file")
-"""Keys of a recipe's data that say where a machine keeps it, and may differ between machines of one search."""
 
 
 def open_study(
@@ -155,7 +153,7 @@ def _open_storage(storage: str | None, output: Path) -> BaseStorage:
 
 def _comparable(asked: Mapping[str, Any]) -> dict[str, Any]:
     recipe = dict(asked["recipe"])
-    recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in ONE_MACHINES}
+    recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in PLACES}
     return {**asked, "recipe": recipe}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from neuroada.errors import NeuroAdaError
 from neuroada.runs.folder import RunFolder
@@ -46,7 +46,7 @@ class Watch(TrainerCallback):
     def __init__(self, advance: Advance, judge: Judge | None = None):
         """Without a judge, held-out values are not asked for."""
         self.advance, self.judge = advance, judge
-        self.training, self.looks = False, 0
+        self.training = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         """What comes now is training, and not the evaluation before it."""
@@ -55,8 +55,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Ask for an evaluation at each tenth, unless the recipe evaluates each epoch."""
         self.advance(state.global_step, state.max_steps)
-        every = max(1, state.max_steps // LOOKS)
-        if self.judge and not args.load_best_model_at_end and state.global_step % every == 0:
+        if self.judge and not args.load_best_model_at_end and state.global_step % _between(state) == 0:
             control.should_evaluate = state.global_step < state.max_steps
 
     def on_log(self, args, state, control, **kwargs):
@@ -73,8 +72,8 @@ class Watch(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         """Ask the judge, while there is something left to save."""
         if self.judge and self.training:
-            self.looks += 1
-            if self.judge(self.looks, float(kwargs["metrics"][f"eval_{args.metric_for_best_model}"])):
+            look = round(state.epoch) if args.load_best_model_at_end else state.global_step // _between(state)
+            if self.judge(look, float(kwargs["metrics"][f"eval_{args.metric_for_best_model}"])):
                 raise StoppedError(f"stopped at step {state.global_step:,}, behind the median of the others")
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -88,6 +87,11 @@ class Watch(TrainerCallback):
             raise DivergedError(f"{broken[0]} is no longer finite at step {step:,}")
 
 
+def _between(state: TrainerState) -> int:
+    """Steps from one look to the next."""
+    return max(1, state.max_steps // LOOKS)
+
+
 def train_here(recipe: Recipe, folder: Path, advance: Advance, judge: Judge | None, console: Console) -> dict[str, Any]:
     """The summary of a run that is complete, or is completed now: its tests are never looked at.
 
@@ -95,12 +99,13 @@ def train_here(recipe: Recipe, folder: Path, advance: Advance, judge: Judge | No
         RunFolderError: the folder holds something else than a run of this recipe.
         DivergedError, StoppedError: as `Watch`.
     """
+    from neuroada.runs.merging import complete_summary
     from neuroada.runs.train import train
 
     run = RunFolder(folder)
     begun = holds(folder, recipe)
     if begun and run.summary.is_file():
-        return run.read_summary()
+        return complete_summary(recipe, run)
     if not run.recipe.is_file():  # killed as it made the folder
         run.environment.unlink(missing_ok=True)
     summary = train(recipe, folder, console, resume=begun, callbacks=[Watch(advance, judge)], score_tests=False)
