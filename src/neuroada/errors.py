@@ -5,13 +5,19 @@ from collections.abc import Iterable
 
 from peft.utils.error import NoMatchingPeftModuleError
 
+MANY = 40
+"""More names than these are not listed beside a near one."""
+
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What to do about an unknown name: the nearest one in any case, if one is near, then all known ones."""
-    known = list(known)
+    """What to do about an unknown name: the nearest one in any case, if one is near, then all known ones, or how many
+    they are."""
+    known = list(dict.fromkeys(known))
     folded = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     hint = f"Did you mean {folded[close[0]]!r}? " if close else ""
+    if hint and len(known) > MANY:
+        return f"{hint}There are {len(known)} in all"
     return f"{hint}Known: {', '.join(known)}"
 
 

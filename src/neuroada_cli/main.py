@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -48,8 +49,18 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"neuroada {version('neuroada')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say it.")] = False,
+) -> None:
     """Fine-tune Hugging Face models by training a handful of bypass weights per neuron."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 

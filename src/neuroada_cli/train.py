@@ -41,6 +41,7 @@ def train(
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.errors import ConfigError
+        from neuroada.runs.folder import RunFolder
         from neuroada.runs.recipe import find_recipe, load_recipe
         from neuroada.runs.train import train as run
 
@@ -48,6 +49,8 @@ def train(
         raise ConfigError("--resume", "no --output says which run", "Add --output with the run's folder")
     if recipe is None and not resume:
         raise ConfigError("neuroada train", "no recipe is named", "Choose one of those that `neuroada recipes` lists")
+    if recipe is None:
+        RunFolder(output or Path()).require_begun()
     path = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
     values: dict[str, Any] = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
     values["data.strict"] = strict or None

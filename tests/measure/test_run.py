@@ -1,6 +1,7 @@
 """Records of finished runs."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from neuroada.errors import MissingInputError
 from neuroada.measure.record import Record
 from neuroada.measure.run import read_run
 from neuroada.runs.environment import environment
+from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import load_recipe
 from neuroada.runs.train import train
 
@@ -56,3 +58,20 @@ def test_a_folder_without_a_run_and_one_that_is_not_complete(trained, tmp_path):
     (tmp_path / "recipe.yaml").write_bytes((trained / "recipe.yaml").read_bytes())
     with pytest.raises(MissingInputError, match=r"it is not complete. neuroada train --resume --output"):
         read_run(tmp_path)
+
+
+def test_several_tests_without_an_average_get_their_mean(trained):
+    scores = [
+        {"name": name, "metric": "accuracy", "value": value, "low": value - 0.1, "high": value + 0.1, "count": 50}
+        for name, value in (("boolq", 0.4), ("piqa", 0.8))
+    ]
+    folder = RunFolder(trained)
+    with patch.object(RunFolder, "read_summary", lambda _: {**json.loads(folder.summary.read_text()), **after(scores)}):
+        mean = read_run(trained).scores[-1]
+        assert (mean.name, mean.value, mean.count) == ("mean of 2 tests", pytest.approx(0.6), 100)
+        scores.append({**scores[0], "name": "commonsense"})
+        assert [score.name for score in read_run(trained).scores] == ["boolq", "piqa", "commonsense"]
+
+
+def after(scores: list[dict]) -> dict:
+    return {"scores_before": [], "scores_after": [{**score, "note": ""} for score in scores]}

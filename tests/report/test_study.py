@@ -50,3 +50,18 @@ def test_each_point_of_an_axis_is_a_row(cell):
     assert "| method | deltas a neuron | trained |" in table
     assert "| a | 1 | 20,736 | 0.1 of 0.1 | 0.900 (one seed) | 60 s |" in table
     assert "| a | 20 | 20,736 | 0.1 of 0.1 | 0.800 (one seed) | 60 s |" in table
+
+
+def test_models_and_recipes_are_not_mixed(cell):
+    small, large = cell("a", 0.1, 0, 0.3, 0.5), cell("a", 0.1, 0, 0.3, 0.9)
+    large = large.model_copy(update={"shape": large.shape.model_copy(update={"name": "large"})})
+    studies = studies_of([small, large])
+    assert [(study.name, study.rows[0].mean("cola")) for study in studies] == [("cola", 0.5), ("cola", 0.9)]
+
+
+def test_what_an_edited_study_trained_before_does_not_count(cell):
+    old = cell("a", 0.1, 0, 0.9, 0.5, created="2026-11-21T10:00:00+00:00")
+    new = cell("a", 0.2, 0, 0.3, 0.9, created="2026-11-22T10:00:00+00:00")
+    assert studies_of([new, old])[0].rows[0].best == [old]
+    new.notes["content"] = "another"
+    assert studies_of([new, old])[0].rows[0].best == [new]

@@ -101,6 +101,7 @@ def test_a_killed_training_regrows_the_same_inputs(recipe: Path, tmp_path: Path)
     assert json.loads((killed / "summary.json").read_text())["merge"]["equal"]
 
 
+@pytest.mark.long
 def test_twelve_kills_and_a_full_disk_leave_no_trace(recipe: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(recipe, whole, [{}]) == [0], log(whole)

@@ -146,7 +146,7 @@ def test_file_that_is_no_recipe(tmp_path: Path, content: str, message: str):
 
 
 def test_unknown_recipe_lists_known_and_near_ones(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"neither a bundled recipe nor a file. Did you mean 'quickstart'\? Known: "):
+    with pytest.raises(ConfigError, match=r"nor a file. Did you mean 'quickstart'\? There are \d+"):
         find_recipe("quikstart")
     with pytest.raises(ConfigError, match=r"no such file\. "):
         find_recipe(str(tmp_path / "absent.yaml"))

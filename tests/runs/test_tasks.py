@@ -15,7 +15,7 @@ from neuroada.runs.evaluate import evaluate, read_settings
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.recipe import check_recipe
 from neuroada.runs.schema import Recipe
-from neuroada.runs.train import train
+from neuroada.runs.train import prepare, train
 from neuroada.runs.trained import load_trained, merge
 
 QUIET = Console(quiet=True)
@@ -105,6 +105,7 @@ def test_glue_keeps_the_best_epoch_and_is_scored_again_from_the_folder(name, met
         {"task": "glue", "name": name, "data_dir": data_dir, "max_length": 32},
         method=method,
         training=training,
+        evaluation={"batch_size": 4},
     )
     summary = trained(recipe, tmp_path / "run")
     assert summary["steps"] == 12
@@ -132,10 +133,42 @@ def test_instruct_trains_and_merges_to_a_plain_model(tiny_model_dir, tmp_path):
         merge(str(tmp_path / "merged"), tmp_path / "other", QUIET)
 
 
+def test_a_run_is_scored_by_its_own_settings_where_no_others_are_given(tiny_model_dir, data_dir, tmp_path):
+    data = {"task": "commonsense", "data_dir": data_dir, "train_records": 8, "max_length": 128}
+    settings = {"records": 2, "tests": ["piqa"], "max_new_tokens": 3, "before": False}
+    summary = trained(recipe_of(tiny_model_dir, data, evaluation=settings, seed=7), tmp_path / "run")
+    target = str(tmp_path / "run")
+    assert evaluate(target, [], None, read_settings({}), QUIET).plain() == summary["scores_after"]
+    other = evaluate(target, [], None, read_settings({"records": 4, "sampling": None}), QUIET)
+    assert [(score.name, score.count) for score in other.scores] == [("piqa", 4)]
+
+
+def test_the_records_of_a_glue_test_are_chosen_by_the_seed(tiny_bert_dir, data_dir):
+    data = {"task": "glue", "name": "sst2", "data_dir": data_dir, "max_length": 32}
+    chosen = []
+    for seed, records in ((0, 5), (1, 5), (0, None)):
+        recipe = recipe_of(tiny_bert_dir, data, evaluation={"records": records}, seed=seed)
+        prepared = prepare(recipe, QUIET)
+        assert prepared.data.tests is not None
+        chosen.append([tuple(row) for row in prepared.data.tests.test["input_ids"]])
+    assert [len(each) for each in chosen] == [5, 5, 12]
+    assert chosen[0] != chosen[1]
+    assert set(chosen[0]) <= set(chosen[2])
+
+
+def test_one_record_cannot_be_trained_on(tiny_model_dir, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "Say 1", "completion": "1"}\n')
+    recipe = recipe_of(tiny_model_dir, {"task": "instruct", "file": tmp_path / "mine.jsonl"})
+    with pytest.raises(ConfigError, match=r"it has one record, and one is held out. Give two or more"):
+        prepare(recipe, QUIET)
+
+
 def test_a_model_is_scored_on_any_tests(tiny_model_dir, data_dir):
     settings = read_settings({"records": 2, "max_new_tokens": 3})
     scored = evaluate(str(tiny_model_dir), ["boolq", "gsm8k"], data_dir, settings, QUIET, dtype="float32")
     assert [(score.name, score.count) for score in scored.scores] == [("boolq", 2), ("gsm8k", 2)]
+    with pytest.raises(MissingInputError, match=r"run .*/nope: no such folder"):
+        evaluate(str(tiny_model_dir / "nope"), [], data_dir, settings, QUIET)
     with pytest.raises(ConfigError, match=r"test 'bolq': no such test. Did you mean 'boolq'"):
         evaluate(str(tiny_model_dir), ["bolq"], data_dir, settings, QUIET)
     with pytest.raises(ConfigError, match="it is no run, and no tests are named"):

@@ -84,10 +84,22 @@ def test_watch_asks_ten_times_at_most_and_never_outside_training():
         watch.on_step_end(**given)
         due += [step] if given["control"].should_evaluate else []
     assert due == list(range(10, 100, 10))
+    given["state"].global_step = 10
     watch.on_evaluate(metrics=metrics, **given)
+    given["state"].global_step = 20
     with pytest.raises(StoppedError):
         watch.on_evaluate(metrics=metrics, **given)
     assert asked == [(1, 0.5), (2, 0.5)]
     watch.on_train_end(**given)
     watch.on_evaluate(metrics=metrics, **given)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("by_epoch", [False, True])
+def test_a_trial_that_goes_on_is_judged_at_the_look_where_it_is(by_epoch):
+    asked = []
+    watch, given = watched(lambda look, value: asked.append(look), max_steps=100, global_step=60, epoch=3.0)
+    given["args"].load_best_model_at_end = by_epoch
+    watch.on_train_begin(**given)
+    watch.on_evaluate(metrics={"eval_loss": 0.5}, **given)
+    assert asked == [3 if by_epoch else 6]

@@ -14,6 +14,7 @@ from transformers import (
     default_data_collator,
 )
 
+from neuroada.errors import ConfigError
 from neuroada.runs.callbacks import Epochs
 from neuroada.runs.methods import METHODS
 from neuroada.runs.models import Head
@@ -104,6 +105,8 @@ def _generative(recipe: Recipe, data: CommonsenseData | ArithmeticData) -> Sourc
 
 def _instruct(recipe: Recipe, data: InstructData) -> Source:
     chats, name = instruct.load(data.file, data.dataset)
+    if len(chats) < 2:
+        raise ConfigError(f"training on {name}", "it has one record, and one is held out", "Give two or more")
     random.Random(recipe.seed).shuffle(chats)
     count = min(data.held_out_records, max(1, len(chats) // 10))
     parts = chats[count:][: data.train_records], chats[:count]

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from neuroada.errors import ConfigError, near
+from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.runs.callbacks import progress_bars
 from neuroada.runs.data import Source, open_data
 from neuroada.runs.harness import HarnessTests
@@ -41,6 +41,8 @@ def evaluate(
         MissingInputError: a part of the model or the data is not there.
     """
     if not tests and not harness and not (Path(target) / "recipe.yaml").is_file():
+        if not Path(target).exists() and len(Path(target).parts) != 2:
+            raise MissingInputError(f"run {target}", "no such folder", "Name a run's folder, or tests with --tasks")
         known = ", ".join(FAMILIES)
         raise ConfigError(
             f"evaluating {target}", "it is no run, and no tests are named", f"Give --tasks, as in {known}"

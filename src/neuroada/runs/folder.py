@@ -36,7 +36,8 @@ class RunFolder:
             raise RunFolderError(f"run folder {self.path}", "it is a file", "Choose another --output")
         if self.path.is_dir() and not all(self._is_left_over(path) for path in self.path.iterdir()):
             found = "it exists already and is not empty"
-            do = "Choose another --output, or continue that run with --resume"
+            unfinished = self.recipe.is_file() and not self.summary.exists()
+            do = "Choose another --output" + (", or continue that run with --resume" if unfinished else "")
             raise RunFolderError(f"run folder {self.path}", found, do)
         parent = next(p for p in [self.path, *self.path.absolute().parents] if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -48,13 +49,19 @@ class RunFolder:
         before_recipe = self.environment.name, f".{self.environment.name}.", f".{self.recipe.name}."
         return path.name.startswith(before_recipe) and not self.recipe.exists()
 
+    def require_begun(self) -> None:
+        """Fail unless a run was begun in this folder."""
+        if not self.recipe.is_file():
+            asked, do = f"--resume in {self.path}", "Leave --resume out, or name the run's folder"
+            raise RunFolderError(asked, "there is no run in it", do)
+
     def check_resumable(self, recipe: str) -> None:
         """Fail unless this folder holds an unfinished run of this resolved recipe; its data may lie elsewhere now."""
         asked = f"--resume in {self.path}"
-        if not self.recipe.is_file():
-            raise RunFolderError(asked, "there is no run in it", "Leave --resume out, or name the run's folder")
+        self.require_begun()
         if self.summary.exists():
-            raise RunFolderError(asked, "that run is complete", "Begin another one without --resume")
+            do = "Begin another one without --resume: a complete run is not trained longer"
+            raise RunFolderError(asked, "that run is complete", do)
         before, now = load_recipe(self.recipe).resolved(), yaml.safe_load(recipe)
         for each in before, now:  # keys that recipes did not have when the run was begun have their defaults in both
             for place in PLACES:

@@ -128,6 +128,13 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
     content.pop(REPLACES.get(last, ""), None)
 
 
+def _elsewhere(key: str) -> str | None:
+    """Where a key belongs that stands in another section."""
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    owners = [f"{name}.{key}" for name, kind in sections.items() if key in getattr(kind, "model_fields", ())]
+    return f"Did you mean {owners[0]!r}? It is a key of that section" if owners else None
+
+
 def _readable(error: ValidationError, asked: str) -> NeuroAdaError:
     problems, advice = [], []
     for item in error.errors():
@@ -135,7 +142,8 @@ def _readable(error: ValidationError, asked: str) -> NeuroAdaError:
         key = ".".join(str(name) for place, name in enumerate(location) if place != 1 or str(name) not in DATA)
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown key {key!r}")
-            advice.append(near(str(location[-1]), section_of(location[:-1]).model_fields))
+            elsewhere = _elsewhere(str(location[-1]))
+            advice.append(elsewhere or near(str(location[-1]), section_of(location[:-1]).model_fields))
         elif item["type"] == "missing":
             problems.append(f"{key!r} is missing")
             advice.append(f"Add {key!r}")

@@ -41,6 +41,9 @@ from neuroada.tasks.classification import parameter_groups
 PATIENCE = timedelta(days=7)
 """How long processes wait for the first one, which alone answers the tests; PyTorch's own is ten minutes."""
 
+LOGGED = 5
+"""Steps of a run that are logged at the least, however short it is; a choice."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -196,6 +199,7 @@ def trainer_arguments(recipe: Recipe, folder: RunFolder, data: Data) -> Training
         **fields,
     )
     arguments.max_steps = _steps(recipe, len(data.train), arguments.world_size)
+    arguments.logging_steps = min(arguments.logging_steps, max(1, arguments.max_steps // LOGGED))
     return arguments
 
 
