@@ -22,7 +22,7 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
         *three(cell, "top", (0.80, 0.83, 0.86)),
     ]
     assert sentences(cells) == [
-        "Best is top with 0.830 (cola, matthews); the seeds do not tell near (0.820) from it; lower by more than seeds "
+        "Best is top with 0.830 (cola, matthews of 50); the seeds do not tell near (0.820) from it; lower by more than seeds "
         "explain: low (0.110)."
     ]
 
@@ -30,7 +30,7 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
 def test_one_seed_tells_nothing_apart(cell):
     found = sentences([cell("a", 0.1, 0, 0.5, 0.9), cell("b", 0.1, 0, 0.5, 0.1)])
     assert found == [
-        "Best is a with 0.900 (cola, matthews); with one seed on either side, so that nothing can be said: b (0.100)."
+        "Highest, with one seed, is a with 0.900 (cola, matthews of 50); with one seed on either side, so that nothing can be said: b (0.100)."
     ]
     rising = [cell("a", 0.1, 0, 0.5, 0.1, point=1), cell("a", 0.1, 0, 0.5, 0.9, point=2)]
     assert sentences(rising) == ["a goes, with one seed, from 1 to 2 deltas a neuron: 0.100, 0.900."]
@@ -59,9 +59,9 @@ def test_along_an_axis_wins_and_trends_are_counted(cell):
     ]
     found = sentences(cells)
     assert found[0] == (
-        "Averaged over 2 values of deltas a neuron, cola, matthews: flat 0.510 (best at 1), up 0.460 (best at 1)."
+        "Averaged over 2 values of deltas a neuron, cola, matthews of 50: flat 0.510 (best at 1), up 0.460 (best at 1)."
     )
-    assert found[1].startswith("At 1 deltas a neuron: best is flat with 0.510 (cola, matthews); lower by more")
+    assert found[1].startswith("At 1 deltas a neuron: best is flat with 0.510 (cola, matthews of 50); lower by more")
     assert found[2].startswith("At 20 deltas a neuron: best is up with")
     assert "up rises from 1 to 20 deltas a neuron: 0.110, 0.810." in found
     assert any(each.startswith("flat shows no change that the seeds can tell from 1 to 20") for each in found)

@@ -32,7 +32,7 @@ def test_of_many_tests_the_average_stands_beside_the_rate_and_all_in_a_table_of_
         (_, after), names = one.scores, ("boolq", "piqa", "ARC-e", "average")
         one.scores[:] = [after.model_copy(update={"name": name, "value": mean}) for name in names]
     table = study_table(cells)
-    assert "| method | trained | learning rate | average, matthews | training | peak memory |" in table
+    assert "| method | trained | learning rate | average, matthews of 50 | training | peak memory |" in table
     assert "0.300 ± 0.141 (2 seeds)" in table
     assert "| method | boolq | piqa | ARC-e | average |" in table
     assert "| a | 0.300 | 0.300 | 0.300 | 0.300 |" in table

@@ -83,7 +83,8 @@ def _ranking(rows: Sequence[StudyRow], test: str, title: str) -> str:
         probability = difference(best.values(test), row.values(test))
         kind = single if probability is None else lower if probability < SIGNIFICANT else equal
         kind.append(f"{row.method} ({row.mean(test):.3f})")
-    sentence = f"best is {best.method} with {best.mean(test):.3f} ({title})"
+    named = "best is" if len(best.values(test)) > 1 else "highest, with one seed, is"
+    sentence = f"{named} {best.method} with {best.mean(test):.3f} ({title})"
     if equal:
         sentence += f"; the seeds do not tell {_listed(equal)} from it"
     if lower:

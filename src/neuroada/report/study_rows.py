@@ -79,8 +79,12 @@ class StudyResults:
 
     @property
     def tests(self) -> dict[str, str]:
-        """Titles by name; of several tests the last one is their average."""
-        return {score.name: f"{score.name}, {score.metric}" for cell in self.cells for score in scores_after(cell)}
+        """Titles by name: test, metric, records; of several tests the last one is their average."""
+        return {
+            score.name: f"{score.name}, {score.metric} of {score.count:,}"
+            for cell in self.cells
+            for score in scores_after(cell)
+        }
 
     @property
     def shown(self) -> list[str]:
