@@ -22,15 +22,16 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
         *three(cell, "top", (0.80, 0.83, 0.86)),
     ]
     assert sentences(cells) == [
-        "Best is top with 0.830 (cola, matthews of 50); the seeds do not tell near (0.820) from it; lower by more than seeds "
-        "explain: low (0.110)."
+        "Best is top with 0.830 (cola, matthews of 50); the seeds do not tell near (0.820) from it; lower by more "
+        "than seeds explain: low (0.110)."
     ]
 
 
 def test_one_seed_tells_nothing_apart(cell):
     found = sentences([cell("a", 0.1, 0, 0.5, 0.9), cell("b", 0.1, 0, 0.5, 0.1)])
     assert found == [
-        "Highest, with one seed, is a with 0.900 (cola, matthews of 50); with one seed on either side, so that nothing can be said: b (0.100)."
+        "Highest, with one seed, is a with 0.900 (cola, matthews of 50); "
+        "with one seed on either side, so that nothing can be said: b (0.100)."
     ]
     rising = [cell("a", 0.1, 0, 0.5, 0.1, point=1), cell("a", 0.1, 0, 0.5, 0.9, point=2)]
     assert sentences(rising) == ["a goes, with one seed, from 1 to 2 deltas a neuron: 0.100, 0.900."]

@@ -129,7 +129,7 @@ METHODS = {
     "full": Method("full fine-tuning", apply=_full, merges=False),
 }
 
-_OWN: dict[str, type[PeftConfig]] = {"neuroada": NeuroAdaConfig, "neat": NeatConfig}
+OWN: dict[str, type[PeftConfig]] = {"neuroada": NeuroAdaConfig, "neat": NeatConfig}
 
 ADAPTERS = tuple(name for name, method in METHODS.items() if method.config is not None)
 """Those that leave the base weights alone and save a PEFT adapter; the others save a whole model."""
@@ -183,7 +183,7 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | N
         ConfigError: a setting that the method does not have, a value that it refuses, or a PEFT without the method.
     """
     wanted = METHODS[name].config or ""
-    config = _OWN.get(name) or getattr(peft, wanted, None)
+    config = OWN.get(name) or getattr(peft, wanted, None)
     if config is None:
         raise ConfigError(f"method {name!r}", f"PEFT {peft.__version__} has no {wanted}", "Install a newer PEFT")
     return _build(name, config, settings, task_type)

@@ -22,13 +22,14 @@ from neuroada.errors import ConfigError
 from neuroada.runs import report
 from neuroada.runs.calibration import choose_by_data
 from neuroada.runs.callbacks import Bars, HoldSupports, Records, progress_bars
+from neuroada.runs.card import write_card
 from neuroada.runs.data import Data, Source, open_data
 from neuroada.runs.environment import environment, peak_memory
 from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
 from neuroada.runs.looks import Looks
 from neuroada.runs.merging import compare_merged, require_exact
-from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, apply_method, surviving_deltas
+from neuroada.runs.methods import ADAPTERS, METHODS, OWN, Trainee, apply_method, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.regrowth import check_regrowth, regrowth
@@ -158,6 +159,8 @@ def _save(recipe: Recipe, prepared: Prepared, folder: RunFolder, state: dict[str
     """
     with whole_folder(folder.trained(recipe.method)) as beside:
         prepared.model.save_pretrained(str(beside), state_dict=state)
+        if recipe.method in OWN:
+            write_card(beside, recipe)
         if recipe.method not in ADAPTERS:
             prepared.processor.save_pretrained(str(beside))
 
