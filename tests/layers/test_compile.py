@@ -79,6 +79,7 @@ def test_trains_as_one_graph_to_the_same_values(family, config):
     require_same_training(get_peft_model(tiny(family), config), "aot_eager")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", METHODS, ids=str)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler, and g++ is not installed")
 def test_trains_with_inductor_to_the_same_values(kind):

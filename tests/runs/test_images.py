@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainerCallback
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
 import neuroada.runs.train as module
 from neuroada.errors import ConfigError, MissingInputError, RunFolderError
@@ -17,6 +17,7 @@ from neuroada.runs.models import Head, load_model
 from neuroada.runs.recipe import bundled_recipes, check_recipe, load_recipe
 from neuroada.runs.train import prepare, train
 from neuroada.runs.trained import load_trained, merge
+from neuroada.runs.trainer import ResumableTrainer
 from neuroada.tasks.classification import Classification, head_parameters, head_settings
 from neuroada.tasks.image_files import read_folder
 from pictures import COLOURS, noisy, pack, write_dinov2, write_set, write_vit
@@ -146,7 +147,9 @@ def test_a_resumed_run_sees_the_same_augmented_pictures(vit, folder, tmp_path, m
     expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(
-            module, "Trainer", lambda *a, callbacks, **k: Trainer(*a, callbacks=[*callbacks, InEpochTwo()], **k)
+            module,
+            "ResumableTrainer",
+            lambda *a, callbacks, **k: ResumableTrainer(*a, callbacks=[*callbacks, InEpochTwo()], **k),
         )
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run", QUIET)
@@ -238,6 +241,7 @@ def test_bundled_recipes_run_on_tiny_data(name, tiny_dinov2_dir, data_dir, tmp_p
     assert summary["scores_after"][0]["count"] == 9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cifar10", "clothing10"])
 def test_dinov2_learns_the_sets_at_hand(name, tmp_path):
     model, data_dir = SHARED / "models" / "dinov2_small", SHARED / "data"

@@ -40,7 +40,7 @@ def recipe(tiny_model_dir: Path, tmp_path: Path):
 
 def test_a_training_with_it_is_exact_and_recorded(recipe, tmp_path, monkeypatch):
     seen = []
-    prepare, compare = training.prepare, training._compare_merged
+    prepare, compare = training.prepare, training.compare_merged
 
     def prepared(*given):
         found = prepare(*given)
@@ -53,7 +53,7 @@ def test_a_training_with_it_is_exact_and_recorded(recipe, tmp_path, monkeypatch)
         return compare(*given)
 
     monkeypatch.setattr(training, "prepare", prepared)
-    monkeypatch.setattr(training, "_compare_merged", ended)
+    monkeypatch.setattr(training, "compare_merged", ended)
     summary = train(recipe("regrowth.every=2", "regrowth.stop_after=1"), tmp_path / "run", QUIET)
     assert seen[1] == ([], True)
     assert summary is not None

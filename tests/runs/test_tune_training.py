@@ -47,10 +47,10 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     whole = Search(recipe, load_space([space], recipe), tmp_path / "whole", [], {})
     expected, _ = run(whole, trials=1)
     search = real(recipe, space)
-    trainer = training.Trainer
+    trainer = training.ResumableTrainer
     with monkeypatch.context() as patch:
         broken = lambda *args, callbacks, **kw: trainer(*args, callbacks=[*callbacks, InStepThree()], **kw)  # noqa: E731
-        patch.setattr(training, "Trainer", broken)
+        patch.setattr(training, "ResumableTrainer", broken)
         with pytest.raises(KeyboardInterrupt):
             run(search, trials=1)
     assert not (search.output / "trial-0000" / "summary.json").exists()

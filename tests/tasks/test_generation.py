@@ -222,6 +222,7 @@ QUESTIONS = [
 ]
 
 
+@pytest.mark.long
 def test_smollm2_writes_the_same_at_any_batch_size(smollm2):
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
