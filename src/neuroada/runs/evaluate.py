@@ -41,7 +41,8 @@ def evaluate(
         MissingInputError: a part of the model or the data is not there.
     """
     if not tests and not harness and not (Path(target) / "recipe.yaml").is_file():
-        if not Path(target).exists() and len(Path(target).parts) != 2:
+        path = Path(target)
+        if not path.exists() and path.parent != Path() and path.parent.is_dir():
             raise MissingInputError(f"run {target}", "no such folder", "Name a run's folder, or tests with --tasks")
         known = ", ".join(FAMILIES)
         raise ConfigError(
