@@ -16,7 +16,7 @@ from neuroada.tasks.arithmetic import ARITHMETIC, GSM8K, METAMATH, PUBLISHED_SAM
 from neuroada.tasks.classification import Classification, predictions_of
 from neuroada.tasks.classification import evaluate as score_classifier
 from neuroada.tasks.commonsense import COMMONSENSE
-from neuroada.tasks.generation import evaluating
+from neuroada.tasks.generation import evaluating, longest_first
 from neuroada.tasks.generative import Example, Family, load_test
 from neuroada.tasks.generative import evaluate as score_generations
 from neuroada.tasks.image_files import Picture
@@ -154,19 +154,28 @@ class ClassifierTest:
         """Of the test."""
         return len(self.test)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Of each record, in tokens; pictures are all alike."""
+        return (
+            [len(tokens) for tokens in self.test["input_ids"]] if isinstance(self.test, Dataset) else [1] * self.records
+        )
+
     @torch.inference_mode()
     def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
-        """Logits of every record, in order."""
+        """The answers are in the order of the records, the batches in that of their lengths."""
         device = next(model.parameters()).device
         logits, labels = [], []
-        loader: Any = DataLoader(self.test, self.batch_size, collate_fn=self.collator)  # type: ignore[arg-type]
+        order = longest_first(self.lengths)
+        loader: Any = DataLoader(self.test, self.batch_size, sampler=order, collate_fn=self.collator)  # type: ignore[arg-type]
         with evaluating(model), held(model):
             for batch in loader:
                 batch: Any = send_to_device(batch, device)
                 labels.append(batch.pop("labels"))
                 logits.append(model(**batch).logits.float())
                 advance(self.task.name, len(labels[-1]))
-        found, right = torch.cat(logits).cpu(), torch.cat(labels).cpu()
+        in_order = torch.tensor(order).argsort()
+        found, right = torch.cat(logits).cpu()[in_order], torch.cat(labels).cpu()[in_order]
         predicted = predictions_of(self.task, found)
         answers = [
             {"test": self.task.name, "index": index, "answer": answer, "generated": guess}

@@ -8,6 +8,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from neuroada.tasks.generation import longest_first
+
 
 class EpochOrder(LengthGroupedSampler):
     """Samples of like length together, in an order that the seed and the epoch alone decide.
@@ -27,10 +29,21 @@ class EpochOrder(LengthGroupedSampler):
 
 
 class ResumableTrainer(Trainer):
-    """Trainer with `EpochOrder` where samples are grouped by length."""
+    """Trainer with `EpochOrder` where samples are grouped by length.
+
+    Samples to evaluate are then taken longest first, which Transformers does within a batch alone where there are fewer
+    than eight batches. Only classifiers are evaluated so: a language model's loss is a mean over each batch's tokens,
+    and would depend on which samples share one.
+    """
 
     def _get_train_sampler(self, *arguments: Any) -> Sampler | None:
         sampler = super()._get_train_sampler(*arguments)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         return EpochOrder(sampler, self.args.data_seed or self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def _get_eval_sampler(self, *arguments: Any) -> Sampler | list[int] | None:
+        sampler = super()._get_eval_sampler(*arguments)
+        if not isinstance(sampler, LengthGroupedSampler) or self.compute_metrics is None:
+            return sampler
+        return longest_first(sampler.lengths)

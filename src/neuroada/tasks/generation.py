@@ -59,7 +59,7 @@ def generate(
             stacklevel=2,
         )
     config = _config(model, tokenizer, max_new_tokens, sampling)
-    longest_first = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
+    order = longest_first([len(tokens) for tokens in encoded])
     texts = [""] * len(encoded)
     write: Any = model.generate
     with ExitStack() as context:
@@ -68,7 +68,7 @@ def generate(
         context.enter_context(_seeded(sampling, model.device))
         context.enter_context(torch.inference_mode())
         for start in range(0, len(encoded), batch_size):
-            chosen = longest_first[start : start + batch_size]
+            chosen = order[start : start + batch_size]
             ids, mask = _padded([encoded[index] for index in chosen], config.pad_token_id)
             written = write(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
@@ -78,6 +78,11 @@ def generate(
             if advance is not None:
                 advance(len(chosen))
     return texts
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Places in the order of their lengths, so that batches are padded little and the first one tells the memory."""
+    return sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
 
 
 def fit_prompts(
