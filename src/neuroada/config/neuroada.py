@@ -50,7 +50,10 @@ class NeuroAdaConfig(AdapterConfig):
     how_to_run: ClassVar[tuple[str, ...]] = ("mode", "saved_input", "verify_base")
 
     k: int | None = field(
-        default=None, metadata={"help": "Inputs of each neuron that get a trainable delta (Section 3.2)."}
+        default=None,
+        metadata={
+            "help": "Inputs of each neuron that get a trainable delta (Section 3.2); with neither k nor budget 1."
+        },
     )
     budget: float | None = field(
         default=None,
