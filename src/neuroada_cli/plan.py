@@ -43,10 +43,10 @@ def plan(
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.errors import MissingInputError, near
         from neuroada.measure.shapes import SHAPES, find_shape
-        from neuroada.runs import plan as plans
-        from neuroada.runs import plan_table
         from neuroada.runs.devices import find_device
-        from neuroada.runs.skeleton import load_config
+        from neuroada.runs.planning import plan as plans
+        from neuroada.runs.planning import table
+        from neuroada.runs.planning.skeleton import load_config
 
         plans.require_known(method)
         found = find_device(device)
@@ -60,9 +60,9 @@ def plan(
         methods = dict.fromkeys((method, *plans.LABELS))
         done = plans.plan(request, methods, status.update)
     if as_json:
-        console.print_json(json.dumps(plan_table.plan_as_dict(request, model, done)))
+        console.print_json(json.dumps(table.plan_as_dict(request, model, done)))
     else:
-        plan_table.print_plan(console, request, model, done)
+        table.print_plan(console, request, model, done)
 
 
 def _patterns(given: list[str]) -> dict[str, int]:

@@ -25,7 +25,7 @@ def _in_a_folder_with_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def _two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuroada.runs.plan.LABELS", {"neuroada": "NeuroAda", "full": "full"})
+    monkeypatch.setattr("neuroada.runs.planning.plan.LABELS", {"neuroada": "NeuroAda", "full": "full"})
 
 
 def neuroada(*arguments: str):

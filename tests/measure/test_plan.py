@@ -8,7 +8,7 @@ from neuroada.measure import plan as module
 from neuroada.measure.clock import PeakMemory, return_large_blocks
 from neuroada.measure.plan import PlanCheck, run_plan_check, training_memory
 from neuroada.measure.process import call_in_fresh_process
-from neuroada.runs.plan import Simulator
+from neuroada.runs.planning.plan import Simulator
 
 
 def test_each_method_and_batch_leaves_a_record(tiny_model_dir, monkeypatch):

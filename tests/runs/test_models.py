@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from neuroada.errors import MissingInputError
 from neuroada.runs import models
 from neuroada.runs.models import SMOLLM2, load_model, smollm2_directory
-from neuroada.runs.skeleton import load_config
+from neuroada.runs.planning.skeleton import load_config
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -23,7 +23,7 @@ from neuroada.measure.process import call_in_fresh_process
 from neuroada.measure.record import Measurement, Record
 from neuroada.measure.rounds import Row
 from neuroada.runs.models import SMOLLM2, resolve_model
-from neuroada.runs.skeleton import load_config
+from neuroada.runs.planning.skeleton import load_config
 from neuroada.selection import top_k
 from neuroada.tasks.text import read_text
 from neuroada.tuners import reselect

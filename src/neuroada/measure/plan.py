@@ -22,8 +22,8 @@ from neuroada.measure.record import Measurement, Record
 from neuroada.runs.devices import find_device
 from neuroada.runs.methods import ADAPTERS, build_config
 from neuroada.runs.models import SMOLLM2
-from neuroada.runs.plan import Request, Simulator
-from neuroada.runs.skeleton import load_config
+from neuroada.runs.planning.plan import Request, Simulator
+from neuroada.runs.planning.skeleton import load_config
 
 CPU = torch.device("cpu")
 MEASURED = ("neuroada", "lora", "full")

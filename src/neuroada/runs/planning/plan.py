@@ -24,8 +24,8 @@ from neuroada.ops.processor import as_on_a_gpu
 from neuroada.runs.attention import CudaAttention, unpacked
 from neuroada.runs.devices import Device
 from neuroada.runs.methods import ADAPTERS, build_config
-from neuroada.runs.simulate import Memory, Tracker, extrapolated, materialise, train_step
-from neuroada.runs.skeleton import Skeleton, block_numbers
+from neuroada.runs.planning.simulate import Memory, Tracker, extrapolated, materialise, train_step
+from neuroada.runs.planning.skeleton import Skeleton, block_numbers
 
 LABELS = {"neuroada": "NeuroAda", "lora": "LoRA", "mask": "mask-based", "full": "full"}
 """The methods that are planned, by name."""

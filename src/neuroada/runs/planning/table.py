@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neuroada.runs.plan import LABELS, MethodPlan, Request
+from neuroada.runs.planning.plan import LABELS, MethodPlan, Request
 from neuroada.runs.report import bytes_text
 
 PARTS = {

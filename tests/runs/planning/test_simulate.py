@@ -12,8 +12,8 @@ from allocations import Allocations
 from neuroada.baselines import wrap_mask
 from neuroada.measure.methods import adapted_names
 from neuroada.runs.devices import find_device
-from neuroada.runs.plan import LABELS, Request, Simulator, _applied
-from neuroada.runs.simulate import Memory, Tracker, extrapolated, train_step
+from neuroada.runs.planning.plan import LABELS, Request, Simulator, _applied
+from neuroada.runs.planning.simulate import Memory, Tracker, extrapolated, train_step
 
 TINY = {
     "vocab_size": 512,

@@ -16,9 +16,9 @@ from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.ops import processor
 from neuroada.runs.devices import DEVICES, find_device
-from neuroada.runs.plan import Request, Simulator, count, largest_fitting, plan, safetensors_size
-from neuroada.runs.plan_table import plan_as_dict, print_plan
-from neuroada.runs.skeleton import load_config
+from neuroada.runs.planning.plan import Request, Simulator, count, largest_fitting, plan, safetensors_size
+from neuroada.runs.planning.skeleton import load_config
+from neuroada.runs.planning.table import plan_as_dict, print_plan
 
 CPU = find_device("cpu")
 ONE_BLOCK = LlamaConfig(

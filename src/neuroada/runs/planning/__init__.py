@@ -1,0 +1,1 @@
+"""What training would take, counted before any weight is loaded."""
