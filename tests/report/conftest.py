@@ -80,3 +80,14 @@ def cell(make: Callable[..., Record]) -> Callable[..., Record]:
         return make(method, {}, **{**fields, **changes})
 
     return one
+
+
+@pytest.fixture
+def with_loss() -> Callable[[Record, float], Record]:
+    """Gives a cell a held-out loss."""
+
+    def one(cell: Record, loss: float) -> Record:
+        cell.measurements["held_out_loss"] = Measurement.count(loss, "nats")
+        return cell
+
+    return one

@@ -37,6 +37,20 @@ def test_one_seed_tells_nothing_apart(cell):
     assert sentences(rising) == ["a goes, with one seed, from 1 to 2 deltas a neuron: 0.100, 0.900."]
 
 
+def test_where_the_loss_chose_the_rates_it_is_ranked_too(cell, with_loss):
+    def row(method, losses):
+        return [with_loss(cell(method, 0.1, seed, -loss, 0.5), loss) for seed, loss in enumerate(losses)]
+
+    cells = [*row("high", (0.9, 0.91, 0.92)), *row("low", (0.1, 0.11, 0.15)), *row("near", (0.1, 0.11, 0.18))]
+    assert sentences(cells)[1] == (
+        "Best is low with 0.120 (held-out loss in nats, by which the rates were chosen); the seeds do not tell near "
+        "(0.130) from it; higher by more than seeds explain: high (0.910)."
+    )
+    assert sentences([cells[0], cells[3]])[1].startswith("Lowest, with one seed, is low with 0.100 (held-out loss")
+    with_loss(cells[0], 0.8)
+    assert not any("held-out loss" in sentence for sentence in sentences(cells))
+
+
 def test_methods_that_score_the_same_everywhere_are_said_to(cell):
     cells = [*three(cell, "NeuroAda", (0.7, 0.8, 0.75)), *three(cell, "mask", (0.7, 0.8, 0.75))]
     assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same with every seed."

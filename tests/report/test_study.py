@@ -32,7 +32,10 @@ def test_of_many_tests_the_average_stands_beside_the_rate_and_all_in_a_table_of_
         (_, after), names = one.scores, ("boolq", "piqa", "ARC-e", "average")
         one.scores[:] = [after.model_copy(update={"name": name, "value": mean}) for name in names]
     table = study_table(cells)
-    assert "| method | trained | learning rate | average, matthews of 50 | training | peak memory |" in table
+    assert (
+        "| method | trained | learning rate | average, matthews of 50 | held-out loss | training | peak memory |"
+        in table
+    )
     assert "0.300 ± 0.141 (2 seeds)" in table
     assert "| method | boolq | piqa | ARC-e | average |" in table
     assert "| a | 0.300 | 0.300 | 0.300 | 0.300 |" in table
@@ -48,8 +51,13 @@ def test_each_point_of_an_axis_is_a_row(cell):
     cells = [cell("a", 0.1, 0, 0.3, 0.9, point=1), cell("a", 0.1, 0, 0.3, 0.8, point=20)]
     table = study_table(cells)
     assert "| method | deltas a neuron | trained |" in table
-    assert "| a | 1 | 20,736 | 0.1 of 0.1 | 0.900 (one seed) | 60 s |" in table
-    assert "| a | 20 | 20,736 | 0.1 of 0.1 | 0.800 (one seed) | 60 s |" in table
+    assert "| a | 1 | 20,736 | 0.1 of 0.1 | 0.900 (one seed) | — | 60 s |" in table
+    assert "| a | 20 | 20,736 | 0.1 of 0.1 | 0.800 (one seed) | — | 60 s |" in table
+
+
+def test_the_held_out_loss_stands_beside_the_score(cell, with_loss):
+    cells = [with_loss(cell("a", 0.1, seed, 0.3, 0.9), loss) for seed, loss in enumerate((0.25, 0.5))]
+    assert "| 0.900 ± 0.000 (2 seeds) | 0.375 ± 0.177 (2 seeds) | 60 s |" in study_table(cells)
 
 
 def test_models_and_recipes_are_not_mixed(cell):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import mean
 
@@ -48,12 +48,13 @@ def findings(study: StudyResults) -> list[str]:
         return []
     title = study.tests[test]
     if study.axis is None:
-        return [_capital(_ranking(scored, test, title)), *_same(study, [None], test)]
+        ranking = _capital(_ranking(scored, lambda row: row.values(test), title))
+        return [ranking, *_by_loss(scored), *_same(study, [None], test)]
     points = [point for point in study.points if sum(row.point == point for row in scored) > 1]
     sentences = [*_wins(study, points, test, title)]
     for point in points:
         there = [row for row in scored if row.point == point]
-        sentences.append(f"At {point:g} {study.axis}: {_ranking(there, test, title)}")
+        sentences.append(f"At {point:g} {study.axis}: {_ranking(there, lambda row: row.values(test), title)}")
     return [*sentences, *_trends(study, test), *_same(study, study.points, test)]
 
 
@@ -75,23 +76,34 @@ def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -
     return [f"Averaged over {len(points)} values of {study.axis}, {title}: {listed}."]
 
 
-def _ranking(rows: Sequence[StudyRow], test: str, title: str) -> str:
+def _ranking(
+    rows: Sequence[StudyRow], of: Callable[[StudyRow], Sequence[float]], title: str, lower_is_better: bool = False
+) -> str:
     """The best, those that the seeds do not tell from it, those that they do, and those without enough of them."""
-    order = sorted(rows, key=lambda row: -(row.mean(test) or 0.0))
-    best, single, equal, lower = order[0], [], [], []
+    sign, worse, extreme = (1, "higher", "lowest") if lower_is_better else (-1, "lower", "highest")
+    order = sorted(rows, key=lambda row: sign * mean(of(row)))
+    best, single, equal, different = order[0], [], [], []
     for row in order[1:]:
-        probability = difference(best.values(test), row.values(test))
-        kind = single if probability is None else lower if probability < SIGNIFICANT else equal
-        kind.append(f"{row.method} ({row.mean(test):.3f})")
-    named = "best is" if len(best.values(test)) > 1 else "highest, with one seed, is"
-    sentence = f"{named} {best.method} with {best.mean(test):.3f} ({title})"
+        probability = difference(of(best), of(row))
+        kind = single if probability is None else different if probability < SIGNIFICANT else equal
+        kind.append(f"{row.method} ({mean(of(row)):.3f})")
+    named = "best is" if len(of(best)) > 1 else f"{extreme}, with one seed, is"
+    sentence = f"{named} {best.method} with {mean(of(best)):.3f} ({title})"
     if equal:
         sentence += f"; the seeds do not tell {_listed(equal)} from it"
-    if lower:
-        sentence += f"; lower by more than seeds explain: {_listed(lower)}"
+    if different:
+        sentence += f"; {worse} by more than seeds explain: {_listed(different)}"
     if single:
         sentence += f"; with one seed on either side, so that nothing can be said: {_listed(single)}"
     return f"{sentence}."
+
+
+def _by_loss(rows: Sequence[StudyRow]) -> list[str]:
+    """The ranking by held-out loss, where that is what the learning rates were chosen by."""
+    if not all(row.chosen_by_loss for row in rows):
+        return []
+    title = "held-out loss in nats, by which the rates were chosen"
+    return [_capital(_ranking(rows, lambda row: row.losses, title, lower_is_better=True))]
 
 
 def _trends(study: StudyResults, test: str) -> list[str]:

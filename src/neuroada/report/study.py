@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, stdev
 
 from neuroada.measure.record import Record
 from neuroada.report.rows import machine_text, source_text
@@ -21,7 +21,7 @@ def study_header(study: StudyResults) -> list[str]:
     axis = [] if study.axis is None else [study.axis]
     tests = study.tests
     titles = [tests[name] for name in study.shown]
-    return ["method", *axis, "trained", "learning rate", *titles, "training", "peak memory"]
+    return ["method", *axis, "trained", "learning rate", *titles, "held-out loss", "training", "peak memory"]
 
 
 def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
@@ -29,27 +29,27 @@ def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
     names = [row.method, *([] if row.point is None else [f"{row.point:g}"])]
     best, tests = row.best, study.shown
     if not best:
-        return [*names, row.cells[0].status, NONE, *(NONE for _ in tests), NONE, NONE]
+        return [*names, row.cells[0].status, NONE, *(NONE for _ in tests), NONE, NONE, NONE]
     tried = sorted({cell.settings["learning_rate"] for cell in row.cells})
     trained = best[0].measurements["trained_parameters"].p50
     return [
         *names,
         f"{trained:,.0f}",
         f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}",
-        *(spread_text(row, name) for name in tests),
+        *(spread_text(row.values(name)) for name in tests),
+        spread_text(row.losses),
         seconds_text(mean(cell.measurements["training_time"].p50 for cell in best)),
         mebibytes(max(cell.measurements["peak_memory"].p50 for cell in best)),
     ]
 
 
-def spread_text(row: StudyRow, test: str) -> str:
+def spread_text(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds."""
-    values = row.values(test)
     if not values:
         return NONE
     if len(values) == 1:
         return f"{values[0]:.3f} (one seed)"
-    return f"{mean(values):.3f} ± {row.deviation(test):.3f} ({len(values)} seeds)"
+    return f"{mean(values):.3f} ± {stdev(values):.3f} ({len(values)} seeds)"
 
 
 def study_heading(study: StudyResults) -> str:

@@ -45,6 +45,17 @@ class StudyRow:
         """What its best cells scored, a value a seed."""
         return [score.value for cell in self.best for score in scores_after(cell) if score.name == test]
 
+    @property
+    def losses(self) -> list[float]:
+        """Held-out losses of its best cells, nats, a value a seed; of each token, or of each record of a classifier."""
+        return [cell.measurements["held_out_loss"].p50 for cell in self.best if "held_out_loss" in cell.measurements]
+
+    @property
+    def chosen_by_loss(self) -> bool:
+        """Whether the held-out loss chose the rate, as where a task has no held-out score."""
+        chosen_by = [cell.measurements["selection"].p50 for cell in self.best]
+        return bool(self.losses) and chosen_by == [-loss for loss in self.losses]
+
     def by_seed(self, test: str) -> dict[int, float]:
         """The same, by seed."""
         return {cell.seed: score.value for cell in self.best for score in scores_after(cell) if score.name == test}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from neuroada.measure.record import Record
 from neuroada.report.findings import CLAIMS, findings
@@ -53,7 +54,8 @@ def _table(study: StudyResults) -> Table:
 def _cells(study: StudyResults, row: StudyRow) -> list[Cell]:
     texts = study_cells(study, row)
     first_score = 3 + (row.point is not None)
-    values = dict(enumerate((row.mean(test) for test in study.shown), first_score))
+    numbers = [*(row.mean(test) for test in study.shown), mean(row.losses) if row.losses else None]
+    values = dict(enumerate(numbers, first_score))
     return [Cell(text, sort=values.get(number)) for number, text in enumerate(texts)]
 
 
