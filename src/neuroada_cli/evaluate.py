@@ -60,7 +60,7 @@ def evaluate(
         from neuroada.runs.evaluate import evaluate as run
         from neuroada.runs.evaluate import read_settings
         from neuroada.runs.folder import write_text
-        from neuroada.runs.report import print_pairs, score_text
+        from neuroada.runs.report import print_pairs, remarks_text, score_text
 
     given = {"records": records, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "sampling": sampling}
     names = [name.strip() for name in tasks.split(",") if name.strip()]
@@ -71,8 +71,7 @@ def evaluate(
     pairs = [
         (
             score["name"],
-            f"{score_text(score)} {score['metric']} of {score['count']:,} records"
-            + (f"; {score['note']}" if score["note"] else ""),
+            f"{score_text(score)} {score['metric']} of {score['count']:,} records{remarks_text(score)}",
         )
         for score in scored.plain()
     ]

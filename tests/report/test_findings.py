@@ -51,6 +51,15 @@ def test_where_the_loss_chose_the_rates_it_is_ranked_too(cell, with_loss):
     assert not any("held-out loss" in sentence for sentence in sentences(cells))
 
 
+def test_what_guessing_would_score_is_said(cell):
+    cells = [*three(cell, "a", (0.5, 0.6, 0.7)), *three(cell, "b", (0.4, 0.5, 0.6))]
+    assert not any("most frequent" in sentence for sentence in sentences(cells))
+    for one in cells:
+        one.scores[1] = one.scores[1].model_copy(update={"majority": 0.5 + one.seed / 10})
+    expected = "Always giving the most frequent answer scores 0.600 (mean over the seeds' test records)."
+    assert sentences(cells)[1] == expected
+
+
 def test_methods_that_score_the_same_everywhere_are_said_to(cell):
     cells = [*three(cell, "NeuroAda", (0.7, 0.8, 0.75)), *three(cell, "mask", (0.7, 0.8, 0.75))]
     assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same with every seed."

@@ -182,6 +182,11 @@ def test_scoring_gives_a_row_an_example(monkeypatch, tiny_llama, byte_tokenizer)
 
     monkeypatch.setattr(generative, "generate", generate)
     data = [Example(f"p{n}", "t", "true", f"file:{n}") for n in range(3)]
+    chosen = [replace(data[0], answer="false"), *data[1:]]
+    score, _ = evaluate(tiny_llama, byte_tokenizer, COMMONSENSE, "boolq", chosen, batch_size=2)
+    assert score.majority == pytest.approx(2 / 3)
+    free = replace(COMMONSENSE, tests={"boolq": replace(COMMONSENSE.tests["boolq"], kind="number")})
+    assert evaluate(tiny_llama, byte_tokenizer, free, "boolq", chosen, batch_size=2)[0].majority is None
     score, rows = evaluate(tiny_llama, byte_tokenizer, COMMONSENSE, "BoolQ", data, batch_size=2)
     assert (score.name, score.metric, score.count) == ("boolq", "accuracy", 3)
     assert score.value == pytest.approx(1 / 3)

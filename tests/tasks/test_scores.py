@@ -100,6 +100,15 @@ def test_perfect_predictions():
         assert (found.value, found.high) == (1.0, 1.0)
 
 
+def test_an_accuracy_says_what_the_most_frequent_answer_would_score():
+    assert score("test", "accuracy", [0, 0, 0, 0, 0], [2, 1, 2, 0, 2]).majority == 0.6
+    assert score("test", "matthews", [0, 1], [1, 1]).majority is None
+    assert accuracy("test", [True, False]).majority is None
+    known = [Score(str(value), "accuracy", 0.5, 0.4, 0.6, 9, majority=value) for value in (0.6, 0.5)]
+    assert average("both", known).majority == pytest.approx(0.55)
+    assert average("both", [*known, Score("free", "accuracy", 0.5, 0.4, 0.6, 9)]).majority is None
+
+
 def test_an_average_counts_tests_alike_and_narrows_with_independent_tests():
     tests = [Score(name, "accuracy", 0.5, 0.4, 0.6, count) for name, count in (("a", 10), ("b", 1000))]
     found = average("both", [*tests, Score("c", "accuracy", 0.8, 0.75, 0.9, 5)])

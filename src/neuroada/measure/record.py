@@ -54,6 +54,7 @@ class RecordedScore(_Strict):
     """A test's score with its 95 % interval over `count` records; fractions, not percent.
 
     when: before training or after it. note: what must be said beside it, such as that the test is contaminated.
+    majority: what always giving the most frequent answer would score.
     """
 
     when: Literal["before", "after"]
@@ -64,6 +65,7 @@ class RecordedScore(_Strict):
     high: float
     count: int = Field(ge=1)
     note: str = ""
+    majority: float | None = None
 
 
 class Shape(_Strict):

@@ -76,7 +76,8 @@ def _averaged(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     averages = {name for family in FAMILIES.values() for name in family.averages}
     if len(scores) < 2 or averages & {score["name"] for score in scores}:
         return scores
-    found = [Score(**{field.name: score[field.name] for field in fields(Score)}) for score in scores]
+    known = {field.name for field in fields(Score)}
+    found = [Score(**{name: value for name, value in score.items() if name in known}) for score in scores]
     return [*scores, asdict(average(f"mean of {len(scores)} tests", found))]
 
 

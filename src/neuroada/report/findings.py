@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import mean
 
 from neuroada.measure.record import Record
-from neuroada.report.study_rows import StudyResults, StudyRow, studies_of
+from neuroada.report.study_rows import StudyResults, StudyRow, scores_after, studies_of
 from neuroada.report.text import NOT_MEASURED
 
 SIGNIFICANT = 0.05
@@ -49,13 +49,13 @@ def findings(study: StudyResults) -> list[str]:
     title = study.tests[test]
     if study.axis is None:
         ranking = _capital(_ranking(scored, lambda row: row.values(test), title))
-        return [ranking, *_by_loss(scored), *_same(study, [None], test)]
+        return [ranking, *_guessing(scored, test), *_by_loss(scored), *_same(study, [None], test)]
     points = [point for point in study.points if sum(row.point == point for row in scored) > 1]
     sentences = [*_wins(study, points, test, title)]
     for point in points:
         there = [row for row in scored if row.point == point]
         sentences.append(f"At {point:g} {study.axis}: {_ranking(there, lambda row: row.values(test), title)}")
-    return [*sentences, *_trends(study, test), *_same(study, study.points, test)]
+    return [*sentences, *_guessing(scored, test), *_trends(study, test), *_same(study, study.points, test)]
 
 
 def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -> list[str]:
@@ -96,6 +96,17 @@ def _ranking(
     if single:
         sentence += f"; with one seed on either side, so that nothing can be said: {_listed(single)}"
     return f"{sentence}."
+
+
+def _guessing(rows: Sequence[StudyRow], test: str) -> list[str]:
+    """What a score is worth that is no better."""
+    scores = {
+        cell.seed: score for row in rows for cell in row.best for score in scores_after(cell) if score.name == test
+    }
+    known = [score.majority for score in scores.values() if score.majority is not None]
+    if not known:
+        return []
+    return [f"Always giving the most frequent answer scores {mean(known):.3f} (mean over the seeds' test records)."]
 
 
 def _by_loss(rows: Sequence[StudyRow]) -> list[str]:

@@ -9,7 +9,7 @@ from neuroada.report.rows import machine_text, source_text
 from neuroada.report.text import NONE, NOT_MEASURED, markdown, mebibytes, seconds_text
 
 COSTS = ("run", "model", "method", "trained", "steps", "held-out loss", "training", "peak")
-SCORES = ("run", "test", "metric", "records", "before", "after")
+SCORES = ("run", "test", "metric", "records", "most frequent answer", "before", "after")
 
 
 def run_table(records: Sequence[Record]) -> str:
@@ -53,7 +53,8 @@ def _scores(run: Record) -> Iterable[list[str]]:
         some = next(iter(both.values()))
         marked = f"{name} †" if some.note else name
         texts = [_score_text(both.get(when)) for when in ("before", "after")]
-        yield [run.notes["run"], marked, some.metric, f"{some.count:,}", *texts]
+        majority = NONE if some.majority is None else f"{some.majority:.3f}"
+        yield [run.notes["run"], marked, some.metric, f"{some.count:,}", majority, *texts]
 
 
 def _score_text(score: RecordedScore | None) -> str:

@@ -70,13 +70,19 @@ def _score_pairs(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> l
 
 def _score_line(score: dict[str, Any], earlier: str | None) -> str:
     before = "" if earlier is None else f"{earlier} before, "
-    note = f"; {score['note']}" if score["note"] else ""
-    return f"{before}{score_text(score)} after, {score['count']:,} records{note}"
+    return f"{before}{score_text(score)} after, {score['count']:,} records{remarks_text(score)}"
 
 
 def score_text(score: dict[str, Any]) -> str:
     """A value with its 95 % interval."""
     return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def remarks_text(score: dict[str, Any]) -> str:
+    """What must be said beside a score: what guessing would reach, and its note."""
+    majority = score.get("majority")
+    guess = "" if majority is None else f"; always the most frequent answer: {majority:.3f}"
+    return guess + (f"; {score['note']}" if score["note"] else "")
 
 
 def _merge_text(merge: dict[str, Any] | None) -> str | None:

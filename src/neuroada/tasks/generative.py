@@ -4,7 +4,7 @@ import difflib
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,13 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks.generation import Sampling, generate
 from neuroada.tasks.records import Fields, Hub, find_place, load_records
-from neuroada.tasks.scores import Score, accuracy
+from neuroada.tasks.scores import Score, accuracy, most_frequent
 
 Item = TypeVar("Item")
 
 LETTERS = "ABCDE"
 
 Kind = Literal["word", "number", "letter", "expression"]
+
+CHOSEN: tuple[Kind, ...] = ("word", "letter")
+"""Kinds of answers that are chosen from a few."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,10 @@ def evaluate(
                 "source": example.source,
             }
         )
-    return accuracy(name, [row["right"] for row in rows], seed), rows
+    score = accuracy(name, [row["right"] for row in rows], seed)
+    if test.kind in CHOSEN:
+        score = replace(score, majority=most_frequent(example.answer for example in examples))
+    return score, rows
 
 
 def _examples(family: Family, place: Place, data_dir: Path | None) -> list[Example]:

@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of one test over `count` records, with its 95 % interval; fractions, not percent."""
+    """A metric of one test over `count` records, with its 95 % interval; fractions, not percent.
+
+    majority: what always giving the most frequent answer would score, where answers are chosen from a few.
+    """
 
     name: str
     metric: str
@@ -28,6 +32,13 @@ class Score:
     low: float
     high: float
     count: int
+    majority: float | None = None
+
+
+def most_frequent(references: Iterable[Hashable]) -> float:
+    """The share of the most frequent answer."""
+    counts = Counter(references)
+    return max(counts.values()) / counts.total()
 
 
 def accuracy(name: str, right: Sequence[bool], seed: int = 0) -> Score:
@@ -68,7 +79,7 @@ def score(name: str, metric: str, predictions: Sequence[float], references: Sequ
         found = f"{np.count_nonzero(~np.isfinite(predicted))} of {len(true)} predictions are not finite"
         raise ConfigError(f"score of {name}", found, "The training has diverged; lower its learning rate")
     if metric == "accuracy":
-        return accuracy(name, list(predicted == true), seed)
+        return replace(accuracy(name, list(predicted == true), seed), majority=most_frequent(true.tolist()))
     known = METRICS[metric]
     if known.labels and not np.isin(np.concatenate([true, predicted]), (0, 1)).all():
         raise ConfigError(f"{metric} of {name}", "labels other than 0 and 1", "Score them by accuracy")
@@ -91,7 +102,9 @@ def average(name: str, scores: Sequence[Score]) -> Score:
     above = math.hypot(*(each.high - each.value for each in scores)) / len(scores)
     metrics = {each.metric for each in scores}
     metric = metrics.pop() if len(metrics) == 1 else "mean of metrics"
-    return _score(name, metric, value, (value - below, value + above), sum(each.count for each in scores))
+    found = _score(name, metric, value, (value - below, value + above), sum(each.count for each in scores))
+    majorities = [each.majority for each in scores if each.majority is not None]
+    return replace(found, majority=sum(majorities) / len(scores)) if len(majorities) == len(scores) else found
 
 
 def _correlation(true: np.ndarray, predicted: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -38,6 +38,7 @@ class Score(Part):
     high: float
     count: int
     note: str = ""
+    majority: float | None = None
 
 
 class Step(Part):
