@@ -58,6 +58,8 @@ def test_what_guessing_would_score_is_said(cell):
         one.scores[1] = one.scores[1].model_copy(update={"majority": 0.5 + one.seed / 10})
     expected = "Always giving the most frequent answer scores 0.600 (mean over the seeds' test records)."
     assert sentences(cells)[1] == expected
+    cells[-1].scores[1] = cells[-1].scores[1].model_copy(update={"majority": None})
+    assert sentences(cells)[1] == expected, "an older record of the same seed takes nothing away"
 
 
 def test_methods_that_score_the_same_everywhere_are_said_to(cell):

@@ -100,13 +100,17 @@ def _ranking(
 
 def _guessing(rows: Sequence[StudyRow], test: str) -> list[str]:
     """What a score is worth that is no better."""
-    scores = {
-        cell.seed: score for row in rows for cell in row.best for score in scores_after(cell) if score.name == test
+    by_seed = {
+        cell.seed: score.majority
+        for row in rows
+        for cell in row.best
+        for score in scores_after(cell)
+        if score.name == test and score.majority is not None
     }
-    known = [score.majority for score in scores.values() if score.majority is not None]
-    if not known:
+    if not by_seed:
         return []
-    return [f"Always giving the most frequent answer scores {mean(known):.3f} (mean over the seeds' test records)."]
+    found = mean(by_seed.values())
+    return [f"Always giving the most frequent answer scores {found:.3f} (mean over the seeds' test records)."]
 
 
 def _by_loss(rows: Sequence[StudyRow]) -> list[str]:

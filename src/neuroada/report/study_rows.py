@@ -47,7 +47,10 @@ class StudyRow:
 
     @property
     def losses(self) -> list[float]:
-        """Held-out losses of its best cells, nats, a value a seed; of each token, or of each record of a classifier."""
+        """Held-out losses of its best cells, a value a seed.
+
+        Nats of a token, or of a classifier's record; squared error of a regression's.
+        """
         return [cell.measurements["held_out_loss"].p50 for cell in self.best if "held_out_loss" in cell.measurements]
 
     @property

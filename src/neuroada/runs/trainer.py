@@ -32,8 +32,8 @@ class ResumableTrainer(Trainer):
     """Trainer with `EpochOrder` where samples are grouped by length.
 
     Samples to evaluate are then taken longest first, which Transformers does within a batch alone where there are fewer
-    than eight batches. Only classifiers are evaluated so: a language model's loss is a mean over each batch's tokens,
-    and would depend on which samples share one.
+    than eight batches. Only classifiers are evaluated so: their scores do not depend on it, nor on one process their
+    loss; a language model's loss is a mean over each batch's tokens, and would depend on which samples share one.
     """
 
     def _get_train_sampler(self, *arguments: Any) -> Sampler | None:

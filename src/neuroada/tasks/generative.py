@@ -239,7 +239,7 @@ def evaluate(
         )
     score = accuracy(name, [row["right"] for row in rows], seed)
     if test.kind in CHOSEN:
-        score = replace(score, majority=most_frequent(example.answer for example in examples))
+        score = replace(score, majority=most_frequent(example.answer.strip() for example in examples))
     return score, rows
 
 

@@ -95,3 +95,12 @@ def test_values_that_are_not_finite_are_no_error(make_run):
     ]
     text = words(page_of(make_run(records=records, data=COMMONSENSE)))
     assert "1 values are not finite and are left out" in text
+
+
+def test_what_guessing_would_reach_stands_beside_a_tests_name(make_run):
+    runs = [
+        make_run(name, data=COMMONSENSE, records=[scored("after", score("boolq", 0.7, **known))])
+        for name, known in (("a", {"majority": 0.6}), ("b", {"majority": 0.625}), ("c", {}))
+    ]
+    assert "always the most frequent answer: 60.0–62.5" in words(page_of(*runs))
+    assert "most frequent" not in words(page_of(runs[-1]))

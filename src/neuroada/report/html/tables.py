@@ -102,7 +102,8 @@ def score_table(runs: Sequence[Run]) -> Table | None:
         cells = [_score_cell(score) for score in scores] + ([_change(*scores)] if change else [])
         counts = {score.count for score in scores if score is not None}
         records = Cell("–".join(f"{count:,}" for count in sorted(counts)), sort=max(counts))
-        guess = "" if example.majority is None else f"always the most frequent answer: {percent(example.majority)}"
+        guesses = {score.majority for score in scores if score is not None and score.majority is not None}
+        guess = f"always the most frequent answer: {'–'.join(map(percent, sorted(guesses)))}" if guesses else ""
         detail = "; ".join(filter(None, [example.metric, guess, example.note]))
         rows.append(Row([Cell(name, detail), *cells, records]))
     titles = [column.title for column in columns] + (["change"] if change else [])
