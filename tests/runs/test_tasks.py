@@ -141,6 +141,11 @@ def test_a_run_is_scored_by_its_own_settings_where_no_others_are_given(tiny_mode
     assert evaluate(target, [], None, read_settings({}), QUIET).plain() == summary["scores_after"]
     other = evaluate(target, [], None, read_settings({"records": 4, "sampling": None}), QUIET)
     assert [(score.name, score.count) for score in other.scores] == [("piqa", 4)]
+    named = evaluate(target, ["piqa", "boolq", "gsm8k"], None, read_settings({"max_new_tokens": 3}), QUIET)
+    assert named.plain()[0] == summary["scores_after"][0]
+    counts = {score.name: score.count for score in named.scores}
+    assert (counts["piqa"], counts["boolq"]) == (2, 2)
+    assert counts["gsm8k"] > 2, "another task's tests take nothing of the run but its folder of data"
 
 
 def test_the_records_of_a_glue_test_are_chosen_by_the_seed(tiny_bert_dir, data_dir):

@@ -12,9 +12,9 @@ from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.runs.callbacks import progress_bars
 from neuroada.runs.data import Source, open_data
 from neuroada.runs.harness import HarnessTests
-from neuroada.runs.schema import EvaluationSection
+from neuroada.runs.schema import EvaluationSection, Recipe
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
-from neuroada.runs.trained import Trained, load_trained
+from neuroada.runs.trained import Trained, load_trained, recipe_of
 from neuroada.tasks.generative import Family
 
 
@@ -32,15 +32,16 @@ def evaluate(
 ) -> Scored:
     """Scores of what `target` names: a run folder, an adapter's folder, or a model's directory or hub id.
 
-    tests: names of tests, averages or families; none for those of the run's recipe, with its settings where `settings`
-    says nothing else. data_dir: of the tests; None for the run's own, or else the hub. dtype: of the weights, where no
-    recipe says it. seed: of the choice of records; None for the run's where its tests are scored, or else 0.
+    tests: names of tests, averages or families; none for those of the run's recipe. settings, seed: where they say
+    nothing, tests of the task that a run was trained on take the run's. data_dir: of the tests; None for the run's own,
+    or else the hub. dtype: of the weights, where no recipe says it. seed: of the choice of records.
 
     Raises:
         ConfigError: an unknown test, or none named and no recipe to take them from.
         MissingInputError: a part of the model or the data is not there.
     """
-    if not tests and not harness and not (Path(target) / "recipe.yaml").is_file():
+    recipe = recipe_of(target)
+    if not tests and not harness and recipe is None:
         path = Path(target)
         if not path.exists() and path.parent != Path() and path.parent.is_dir():
             raise MissingInputError(f"run {target}", "no such folder", "Name a run's folder, or tests with --tasks")
@@ -49,8 +50,7 @@ def evaluate(
             f"evaluating {target}", "it is no run, and no tests are named", f"Give --tasks, as in {known}"
         )
     chosen: list[Tests] = [
-        GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed or 0)
-        for family, names in _by_family(tests)
+        _named(family, names, data_dir, settings, seed, recipe) for family, names in _by_family(tests)
     ]
     if harness:
         chosen.append(HarnessTests.load(harness, settings, shots))
@@ -59,6 +59,7 @@ def evaluate(
         chosen = [_of_recipe(trained, data_dir, settings, seed)]
     if torch.accelerator.is_available():
         trained.model.to(torch.accelerator.current_accelerator())
+    console.print(f"Scoring {sum(each.records for each in chosen):,} records", style="dim")
     scored = Scored([], [])
     with progress_bars(console) as progress:
         for each in chosen:
@@ -106,13 +107,33 @@ def _names(family: Family) -> list[str]:
     return [*family.tests, *family.aliases, *family.averages]
 
 
+def _named(
+    family: Family,
+    names: list[str],
+    data_dir: Path | None,
+    settings: EvaluationSection,
+    seed: int | None,
+    recipe: Recipe | None,
+) -> Tests:
+    if recipe is not None:
+        data_dir = data_dir or getattr(recipe.data, "data_dir", None)
+        if recipe.data.task == family.name:
+            settings = _over(recipe, settings)
+            seed = recipe.seed if seed is None else seed
+    return GenerativeTests.load(family, settings.model_copy(update={"tests": names}), data_dir, seed or 0)
+
+
+def _over(recipe: Recipe, settings: EvaluationSection) -> EvaluationSection:
+    """The recipe's section, but for what `settings` says."""
+    return recipe.evaluation.model_copy(update=settings.model_dump(exclude_unset=True))
+
+
 def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection, seed: int | None) -> Tests:
     recipe = trained.recipe
     assert recipe is not None
-    evaluation = recipe.evaluation.model_copy(update=settings.model_dump(exclude_unset=True))
     place = "folder" if getattr(recipe.data, "folder", None) else "data_dir"
     data = recipe.data if data_dir is None else recipe.data.model_copy(update={place: data_dir})
-    changes = {"data": data, "evaluation": evaluation, "seed": recipe.seed if seed is None else seed}
+    changes = {"data": data, "evaluation": _over(recipe, settings), "seed": recipe.seed if seed is None else seed}
     source = open_data(recipe.model_copy(update=changes))
     if source.labels:
         _require_labels(trained.model, source)

@@ -25,6 +25,12 @@ class Trained:
     recipe: Recipe | None = None
 
 
+def recipe_of(target: str) -> Recipe | None:
+    """What a run folder was trained by; None for anything else."""
+    folder = RunFolder(Path(target).expanduser())
+    return load_recipe(folder.recipe) if folder.recipe.is_file() else None
+
+
 def load_trained(target: str, dtype: str = "bfloat16", console: Console | None = None) -> Trained:
     """The model of a run folder, of an adapter's folder on its base model, or of a directory or hub id.
 
@@ -34,8 +40,9 @@ def load_trained(target: str, dtype: str = "bfloat16", console: Console | None =
         MissingInputError: a part of it is not there.
     """
     path = Path(target).expanduser()
-    if (path / "recipe.yaml").is_file():
-        return _of_run(RunFolder(path), console)
+    recipe = recipe_of(target)
+    if recipe is not None:
+        return _of_run(RunFolder(path), recipe, console)
     if (path / "adapter_config.json").is_file():
         config = PeftConfig.from_pretrained(str(path))
         if config.base_model_name_or_path is None:
@@ -49,8 +56,7 @@ def load_trained(target: str, dtype: str = "bfloat16", console: Console | None =
     return Trained(loaded.model.eval(), loaded.processor)
 
 
-def _of_run(folder: RunFolder, console: Console | None) -> Trained:
-    recipe = load_recipe(folder.recipe)
+def _of_run(folder: RunFolder, recipe: Recipe, console: Console | None) -> Trained:
     saved = folder.trained(recipe.method)
     if not saved.is_dir():
         found = f"no {saved.name} in it: the run is not complete"
