@@ -31,9 +31,11 @@ def study(
 
     console = Console(stderr=True, highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
+        from filelock import FileLock
+
         from neuroada.measure.grid import bundled_studies, find_study
         from neuroada.measure.record import Record, append_records, read_records
-        from neuroada.measure.study import run_study
+        from neuroada.measure.study import LOCKS, run_study
 
     if not name:
         for known_name, path in bundled_studies().items():
@@ -46,15 +48,16 @@ def study(
         trained = record.created if record.status == "ok" else ""
         return record.status, record.notes.get("study", ""), record.notes.get("cell", ""), trained
 
-    known = {name_of(record) for record in read_records(records)} if records.is_file() else set()
-
-    def keep(record: Record) -> None:
-        if name_of(record) not in known:
-            append_records(records, [record])
-
     given = {"data.data_dir": data_dir and str(data_dir), "model.name": model}
     values = {key: value for key, value in given.items() if value is not None}
     folder = output or Path("runs") / file.stem
+
+    def keep(record: Record) -> None:
+        with FileLock(folder / LOCKS / "records"):  # another machine may keep the same cell at this moment
+            known = map(name_of, read_records(records)) if records.is_file() else ()
+            if name_of(record) not in known:
+                append_records(records, [record])
+
     done = run_study(file, folder, values, console, threads, processes, keep)
     failed = [record for record in done if record.status != "ok"]
     for record in failed:

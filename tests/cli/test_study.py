@@ -1,6 +1,7 @@
 """neuroada study and neuroada bench run: cells and runs become records, once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from neuroada.measure import study as module
 from neuroada.measure.record import read_records
-from neuroada.measure.study import train_cell
+from neuroada.measure.study import complete_summary, train_cell
 from neuroada_cli.main import app
 
 
@@ -47,6 +48,20 @@ def test_a_cell_is_recorded_once_however_often_the_study_is_run(study_file: Path
     assert [record.settings["learning_rate"] for record in records] == [0.1, 0.2]
     cell = Path("runs/small") / records[0].notes["cell"]
     assert records[0].created == json.loads((cell / "environment.json").read_text())["created"]
+
+
+def test_a_cell_that_another_machine_has_recorded_meanwhile_is_not_recorded_again(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    neuroada("study", str(study_file), "--records", "theirs.jsonl")
+
+    def meanwhile(*arguments):
+        shutil.copy("theirs.jsonl", "shared.jsonl")
+        return complete_summary(*arguments)
+
+    monkeypatch.setattr(module, "complete_summary", meanwhile)
+    neuroada("study", str(study_file), "--records", "shared.jsonl")
+    assert Path("shared.jsonl").read_bytes() == Path("theirs.jsonl").read_bytes()
 
 
 def test_finished_runs_become_records_and_tables(study_file: Path):
