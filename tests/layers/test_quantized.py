@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from neuroada import NeuroAdaConfig, regrow
@@ -14,8 +15,12 @@ every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 bnb = pytest.importorskip("bitsandbytes")
 
 
-def quantised(bits: int, model: nn.Module) -> nn.Module:
-    """The model with its blocks' linear layers replaced by bitsandbytes ones of 4 or 8 bits."""
+def quantised(bits: int, model: nn.Module, packs_anew: bool = False) -> nn.Module:
+    """The model with its blocks' linear layers replaced by bitsandbytes ones of 4 or 8 bits.
+
+    packs_anew: leave it to bitsandbytes to give 4-bit weights another layout on CPUs with bfloat16 instructions. That
+    rounds the weights' scales, and fails unless outputs are multiples of 32.
+    """
     for name, module in list(model.model.named_modules()):
         if not isinstance(module, nn.Linear):
             continue
@@ -25,6 +30,8 @@ def quantised(bits: int, model: nn.Module) -> nn.Module:
             )
         else:
             layer = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias=False, has_fp16_weights=False)
+        if bits == 4 and not packs_anew:
+            layer.support_avx512bf16_for_cpu = False
         layer.load_state_dict(module.state_dict())
         parent, _, child = name.rpartition(".")
         setattr(model.model.get_submodule(parent), child, layer.to("cpu"))
@@ -61,6 +68,32 @@ def test_trains_saves_and_leaves_packed_weights_alone(bits, kind, make_tiny_llam
     after = unloaded.state_dict()
     assert all(torch.equal(after[name], value) for name, value in packed.items())
     assert torch.equal(PeftModel.from_pretrained(unloaded, tmp_path)(ids).logits, trained)
+
+
+@every_method
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_a_4_bit_weight_is_read_alike_however_often_the_base_was_evaluated(
+    kind, evaluated_before, make_tiny_llama, ids
+):
+    """Not on CPUs with bfloat16 instructions, would the layer be left to bitsandbytes."""
+    tiny = make_tiny_llama(hidden_size=64, intermediate_size=128, num_key_value_heads=4)
+    base = quantised(4, tiny.to(torch.bfloat16), packs_anew=True).eval()
+    layers = [module for module in base.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    weights = [dequantize_module_weight(layer).clone() for layer in layers]
+    if evaluated_before:
+        with torch.no_grad():
+            base(ids)
+    model = get_peft_model(base, kind.config()).eval()
+    fill(model)
+    with torch.no_grad():
+        before = model(ids).logits
+        with model.disable_adapter():
+            model(ids)
+        assert same_bits(model(ids).logits, before)
+    rounding = 2.0**-7 if evaluated_before else 0.0
+    for layer, weight in zip(adapted_layers(model), weights, strict=True):
+        read = dequantize_module_weight(layer.get_base_layer())
+        assert torch.allclose(read, weight, rtol=rounding, atol=rounding * weight.abs().max().item())
 
 
 @every_method

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError
-from neuroada.layers.base_layer import is_hooked, quantization_backend, require_supported, run_in_place_of
+from neuroada.layers.base_layer import (
+    is_hooked,
+    keep_readable,
+    quantization_backend,
+    require_supported,
+    run_in_place_of,
+)
 from neuroada.ops.sparse_delta import FrozenWeight, Support, is_held, read, with_support
 
 LEFT_BY_OTHERS = 8
@@ -29,8 +35,7 @@ def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear base layer, weight [O, I], and the adapters on it.
 
-    A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_witness`; the rest is
-    here.
+    A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_witness`.
     The tuner sets `shared` where other modules of the model use the weight's memory too, and `nested` where a layer of
     PEFT's, which merges into the same weight later, is around this one.
     """
@@ -43,12 +48,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, name: str = "") -> None:
         nn.Module.__init__(self)
         require_supported(base_layer, name)
-        self.base_layer = base_layer
-        self.name = name
-        self._disable_adapters = False
+        keep_readable(base_layer)
+        self.base_layer, self.name = base_layer, name
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
-        self.shared = self.nested = False
+        self._disable_adapters = self.shared = self.nested = False
         self.shared_weight: nn.Parameter | None = None
         self.quantization_backend = quantization_backend(base_layer)
         self.transposed = isinstance(base_layer, Conv1D)

@@ -60,6 +60,17 @@ def require_supported(base_layer: nn.Module, name: str) -> None:
     )
 
 
+def keep_readable(base_layer: nn.Module) -> None:
+    """Keep a 4-bit weight of bitsandbytes in the layout that PEFT can dequantise.
+
+    On CPUs with bfloat16 instructions bitsandbytes packs such a weight anew, in place and with rounded scales, when the
+    layer is first evaluated; dequantised from there it is another weight.
+    """
+    if getattr(base_layer, "support_avx512bf16_for_cpu", False):
+        base_layer.state_dict()  # brings back the layout of a weight that has been packed anew already
+        base_layer.__dict__["support_avx512bf16_for_cpu"] = False
+
+
 def storage_uses(model: nn.Module) -> Counter[int]:
     """How many modules of a model use each parameter storage, by its address."""
     uses = (
