@@ -110,8 +110,10 @@ def test_a_row_that_failed_is_left_out(cell):
         ((0.5, 0.5), (0.6, 0.6), 0.0, 0.0),
         ((0.80, 0.81, 0.82), (0.10, 0.11, 0.12), 0.0, 1e-4),
         ((0.80, 0.90, 0.70), (0.79, 0.91, 0.73), 0.5, 1.0),
+        ((0.775, 0.775, 0.775), (0.68, 0.70, 0.72), 0.0, 0.05),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_the_probability_of_a_difference(one, other, least, most):
     assert least <= difference(one, other) <= most
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from statistics import mean
+from statistics import mean, stdev
 
 from neuroada.measure.record import Record
 from neuroada.report.study_rows import StudyResults, StudyRow, scores_after, studies_of
@@ -152,7 +152,7 @@ def _same(study: StudyResults, points: Sequence[float | None], test: str) -> lis
 
 def difference(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Two-sided probability of Welch's t-test; None for fewer than two values each, 1 for equal means."""
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind_from_stats
 
     if len(one) < 2 or len(other) < 2:
         return None
@@ -160,7 +160,8 @@ def difference(one: Sequence[float], other: Sequence[float]) -> float | None:
         return 1.0
     if len({*one}) == 1 and len({*other}) == 1:
         return 0.0
-    return float(ttest_ind(one, other, equal_var=False).pvalue)
+    moments = (moment for values in (one, other) for moment in (mean(values), stdev(values), len(values)))
+    return float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def _capital(sentence: str) -> str:

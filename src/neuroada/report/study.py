@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from neuroada.measure.record import Record
 from neuroada.report.rows import machine_text, source_text
@@ -38,7 +38,7 @@ def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
         f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}",
         *(spread_text(row.values(name)) for name in tests),
         spread_text(row.losses),
-        seconds_text(mean(cell.measurements["training_time"].p50 for cell in best)),
+        seconds_text(median(cell.measurements["training_time"].p50 for cell in best)),
         mebibytes(max(cell.measurements["peak_memory"].p50 for cell in best)),
     ]
 
@@ -59,7 +59,7 @@ def study_heading(study: StudyResults) -> str:
     return (
         f"recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. {'; '.join(machines)}; "
         f"{source_text(cells)}. Learning rate chosen on the held-out part with the first seed; mean ± standard "
-        "deviation over seeds."
+        "deviation over seeds, the median of training times, the most memory."
     )
 
 
