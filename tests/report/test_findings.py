@@ -27,6 +27,19 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
     ]
 
 
+def test_methods_with_the_same_scores_are_the_best_together(cell):
+    cells = [
+        *three(cell, "a", (0.80, 0.81, 0.82)),
+        *three(cell, "b", (0.80, 0.81, 0.82)),
+        *three(cell, "c", (0.1, 0.1, 0.2)),
+    ]
+    assert sentences(cells)[0] == (
+        "Best are a and b with 0.810 (cola, matthews of 50); lower by more than seeds explain: c (0.133)."
+    )
+    turned = [*three(cell, "a", (0.80, 0.81, 0.82)), *three(cell, "b", (0.82, 0.81, 0.80))]
+    assert sentences(turned)[0].startswith("Best is a with 0.810")
+
+
 def test_one_seed_tells_nothing_apart(cell):
     found = sentences([cell("a", 0.1, 0, 0.5, 0.9), cell("b", 0.1, 0, 0.5, 0.1)])
     assert found == [

@@ -83,12 +83,15 @@ def _ranking(
     sign, worse, extreme = (1, "higher", "lowest") if lower_is_better else (-1, "lower", "highest")
     order = sorted(rows, key=lambda row: sign * mean(of(row)))
     best, single, equal, different = order[0], [], [], []
-    for row in order[1:]:
+    alike = [row for row in order if len(of(best)) > 1 and [*of(row)] == [*of(best)]] or [best]
+    for row in order:
+        if row in alike:
+            continue
         probability = difference(of(best), of(row))
         kind = single if probability is None else different if probability < SIGNIFICANT else equal
         kind.append(f"{row.method} ({mean(of(row)):.3f})")
-    named = "best is" if len(of(best)) > 1 else f"{extreme}, with one seed, is"
-    sentence = f"{named} {best.method} with {mean(of(best)):.3f} ({title})"
+    named = "best are" if len(alike) > 1 else "best is" if len(of(best)) > 1 else f"{extreme}, with one seed, is"
+    sentence = f"{named} {_listed([row.method for row in alike])} with {mean(of(best)):.3f} ({title})"
     if equal:
         sentence += f"; the seeds do not tell {_listed(equal)} from it"
     if different:
