@@ -2,6 +2,7 @@
 
 import pytest
 
+from neuroada.measure.record import Measurement
 from neuroada.report.findings import CLAIMS, difference, findings, findings_text
 from neuroada.report.study_rows import studies_of
 
@@ -38,6 +39,19 @@ def test_methods_with_the_same_scores_are_the_best_together(cell):
     )
     turned = [*three(cell, "a", (0.80, 0.81, 0.82)), *three(cell, "b", (0.82, 0.81, 0.80))]
     assert sentences(turned)[0].startswith("Best is a with 0.810")
+
+
+def test_of_a_study_without_tests_the_memory_is_compared(cell):
+    def row(method, seed, mebibytes):
+        one = cell(method, 0.1, seed, 0.5, 0.5, scores=[])
+        one.measurements["peak_memory"] = Measurement.count(mebibytes * 2**20, "bytes")
+        return one
+
+    failed = cell("c", 0.1, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
+    assert sentences([row("a", 0, 300), row("a", 1, 400), row("b", 0, 200), failed]) == [
+        "Least memory takes b, at most 200 MiB in the whole process; times as much: a 2.00."
+    ]
+    assert sentences([row("a", 0, 300), failed]) == []
 
 
 def test_one_seed_tells_nothing_apart(cell):

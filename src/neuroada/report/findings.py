@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from neuroada.measure.record import Record
 from neuroada.report.study_rows import StudyResults, StudyRow, scores_after, studies_of
-from neuroada.report.text import NOT_MEASURED
+from neuroada.report.text import NOT_MEASURED, mebibytes
 
 SIGNIFICANT = 0.05
 """Probability below which a difference is called more than the spread over seeds."""
@@ -40,9 +40,11 @@ def findings_text(records: Sequence[Record]) -> str:
 
 
 def findings(study: StudyResults) -> list[str]:
-    """Sentences, the most general first; none where nothing was scored. What they call equal may differ by less than
-    three seeds can show."""
-    test = study.shown[-1] if study.shown else ""
+    """Sentences, the most general first; of memory where no test was scored. What they call equal may differ by less
+    than three seeds can show."""
+    if not study.shown:
+        return _memory(study)
+    test = study.shown[-1]
     scored = [row for row in study.rows if row.values(test)]
     if len(scored) < 2:
         return []
@@ -151,6 +153,18 @@ def _same(study: StudyResults, points: Sequence[float | None], test: str) -> lis
         if scores and all(len(first) > 1 and first == second for first, second in scores):
             sentences.append(f"{one} and {other} score exactly the same with every seed.")
     return sentences
+
+
+def _memory(study: StudyResults) -> list[str]:
+    """What each method's process held at most, relative to the least."""
+    peaks = {row.method: row.peak_memory for row in study.rows if row.best}
+    if study.axis is not None or len(peaks) < 2:
+        return []
+    least, *others = sorted(peaks, key=peaks.__getitem__)
+    listed = _listed([f"{method} {peaks[method] / peaks[least]:.2f}" for method in others])
+    return [
+        f"Least memory takes {least}, at most {mebibytes(peaks[least])} in the whole process; times as much: {listed}."
+    ]
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> float | None:

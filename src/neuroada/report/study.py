@@ -39,7 +39,7 @@ def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
         *(spread_text(row.values(name)) for name in tests),
         spread_text(row.losses),
         seconds_text(median(cell.measurements["training_time"].p50 for cell in best)),
-        mebibytes(max(cell.measurements["peak_memory"].p50 for cell in best)),
+        mebibytes(row.peak_memory),
     ]
 
 

@@ -68,6 +68,11 @@ class StudyRow:
         values = self.values(test)
         return mean(values) if values else None
 
+    @property
+    def peak_memory(self) -> float:
+        """The most over seeds, of the whole process, in bytes."""
+        return max(cell.measurements["peak_memory"].p50 for cell in self.best)
+
     def deviation(self, test: str) -> float:
         """Standard deviation over seeds; 0 for one."""
         values = self.values(test)
