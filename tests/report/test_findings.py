@@ -92,13 +92,17 @@ def test_what_guessing_would_score_is_said(cell):
 def test_methods_that_score_the_same_everywhere_are_said_to(cell):
     cells = [*three(cell, "NeuroAda", (0.7, 0.8, 0.75)), *three(cell, "mask", (0.7, 0.8, 0.75))]
     assert sentences(cells)[-1] == "NeuroAda and mask score exactly the same with every seed."
+    third = three(cell, "third", (0.7, 0.8, 0.75))
+    assert sentences([*cells, *third])[-1] == "NeuroAda, mask and third score exactly the same with every seed."
     cells[-1].scores[1] = cells[-1].scores[1].model_copy(update={"value": 0.7500001})
     assert "exactly" not in sentences(cells)[-1]
 
 
 def test_seeds_are_compared_with_themselves(cell):
     one, other = three(cell, "NeuroAda", (0.7, 0.8, 0.75)), three(cell, "mask", (0.7, 0.8, 0.75))
-    assert "exactly the same" in sentences([*one, *reversed(other)])[-1]
+    turned = sentences([*one, *reversed(other)])
+    assert turned[0].startswith("Best are NeuroAda and mask with")
+    assert "exactly the same" in turned[-1]
     assert "exactly the same" not in sentences([*one, *three(cell, "mask", (0.8, 0.7, 0.75))])[-1]
     assert "exactly the same" not in sentences([one[0], other[0]])[-1]
 

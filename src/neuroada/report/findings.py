@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from statistics import mean, stdev
 
 from neuroada.measure.record import Record
@@ -145,14 +144,14 @@ def _trends(study: StudyResults, test: str) -> list[str]:
 
 
 def _same(study: StudyResults, points: Sequence[float | None], test: str) -> list[str]:
-    """Pairs of methods that scored exactly the same at every point with the same seeds, at least two."""
-    sentences = []
-    for one, other in combinations(study.methods, 2):
-        pairs = [(study.row(one, point), study.row(other, point)) for point in points]
-        scores = [[row.by_seed(test) if row is not None else {} for row in pair] for pair in pairs]
-        if scores and all(len(first) > 1 and first == second for first, second in scores):
-            sentences.append(f"{one} and {other} score exactly the same with every seed.")
-    return sentences
+    """Methods that scored exactly the same at every point with the same seeds, at least two."""
+    groups: dict[tuple[tuple[tuple[int, float], ...], ...], list[str]] = {}
+    for method in study.methods:
+        rows = [study.row(method, point) for point in points]
+        scores = tuple(() if row is None else tuple(row.by_seed(test).items()) for row in rows)
+        if scores and all(len(each) > 1 for each in scores):
+            groups.setdefault(scores, []).append(method)
+    return [f"{_listed(group)} score exactly the same with every seed." for group in groups.values() if len(group) > 1]
 
 
 def _memory(study: StudyResults) -> list[str]:

@@ -30,7 +30,7 @@ class StudyRow:
 
     @cached_property
     def best(self) -> list[Record]:
-        """Cells of the best learning rate by the held-out part with the first seed; none where all failed.
+        """Cells of the best learning rate by the held-out part with the first seed, by seed; none where all failed.
 
         Of equal rates the lower one.
         """
@@ -39,7 +39,7 @@ class StudyRow:
             return []
         first = sorted((cell for cell in trained if cell.seed == trained[0].seed), key=_rate)
         rate = _rate(max(first, key=lambda cell: cell.measurements["selection"].p50))
-        return [cell for cell in trained if _rate(cell) == rate]
+        return sorted((cell for cell in trained if _rate(cell) == rate), key=lambda cell: cell.seed)
 
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
