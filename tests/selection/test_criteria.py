@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from neuroada.errors import ConfigError
 from neuroada.selection import CRITERIA, Criterion, select
 from neuroada.selection.scores import low_rank_part
 
@@ -116,3 +117,21 @@ def test_a_criterion_of_ones_own_and_scores_that_are_no_numbers():
     wrong = Criterion(lambda rows, statistics: rows / 0 * 0)
     with pytest.raises(WeightError, match="Choosing inputs of layer: 35 of 35 scores in a block of neurons are NaN"):
         select(weight, 2, wrong, 0, "layer")
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (lambda weight, statistics: weight[:1], r"it returned float32 of shape \[1, 7\]"),
+        (lambda weight, statistics: weight[:, :3], r"it returned float32 of shape \[5, 3\]"),
+        (lambda weight, statistics: weight.sum(1), r"it returned float32 of shape \[5\]"),
+        (lambda weight, statistics: weight.T, r"it returned float32 of shape \[7, 5\]"),
+        (lambda weight, statistics: weight > 0, r"it returned bool of shape \[5, 7\]"),
+        (lambda weight, statistics: weight.to(torch.complex64), r"it returned complex64 of shape \[5, 7\]"),
+        (lambda weight, statistics: 1, "it returned a int"),
+        (lambda weight, statistics: None, "it returned a NoneType"),
+    ],
+)
+def test_scores_of_ones_own_that_are_not_those_of_the_rows_are_refused(score, found):
+    with pytest.raises(ConfigError, match=found + r".*Return a real tensor of shape \[5, 7\]"):
+        select(torch.randn(5, 7), 2, Criterion(score), 0, "w")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from neuroada.errors import WeightError
+from neuroada.errors import ConfigError, WeightError
 from neuroada.selection.coverage import generator_for
 from neuroada.selection.scores import CRITERIA, Criterion, Statistics, low_rank_part
 
@@ -68,6 +68,7 @@ def select(
         int32 [N, k], strictly ascending along each row, on the weight's device.
 
     Raises:
+        ConfigError: a criterion of one's own returns something else than real scores of its rows' shape.
         WeightError: a score is NaN.
     """
     count = weight.shape[0] if neurons is None else len(neurons)
@@ -112,7 +113,10 @@ def scored_blocks(
         block = slice(start, stop) if neurons is None else neurons[start:stop].to(weight.device, torch.int64)
         parts = (part if part is None else part[block] for part in (gradient, low_rank))
         statistics = Statistics(generator, next(parts), inputs, next(parts))
-        scores = criterion.score(weight[block], statistics)
+        rows = weight[block]
+        scores = criterion.score(rows, statistics)
+        if not isinstance(selection, str):
+            _require_scores(scores, rows, name)
         if criterion.needs or not isinstance(selection, str):
             _require_numbers(scores, name)
         yield start, scores
@@ -123,6 +127,15 @@ def _always(scores: Tensor, indices: Tensor, kept: Tensor) -> Tensor:
     scores = scores if scores.is_floating_point() else scores.double()
     scores, indices = scores.clamp(max=torch.finfo(scores.dtype).max), indices.long()
     return scores.scatter(1, indices, scores.gather(1, indices).masked_fill(kept, torch.inf))
+
+
+def _require_scores(scores: object, rows: Tensor, name: str) -> None:
+    asked, wanted = f"Choosing inputs of {name} by a criterion of one's own", f"a real tensor of shape {[*rows.shape]}"
+    if not isinstance(scores, Tensor):
+        raise ConfigError(asked, f"it returned a {type(scores).__name__}", f"Return {wanted}, a score for each entry")
+    if scores.shape != rows.shape or scores.is_complex() or scores.dtype == torch.bool:
+        found = f"it returned {str(scores.dtype).removeprefix('torch.')} of shape {[*scores.shape]}"
+        raise ConfigError(asked, found, f"Return {wanted}, a score for each entry")
 
 
 def _require_numbers(scores: Tensor, name: str) -> None:

@@ -48,8 +48,8 @@ def reselect(
         progress: whether to show a bar.
 
     Raises:
-        ConfigError: an unknown criterion, one that needs data without any, batches without a loss, no such adapter, or
-            a criterion that cannot spread its budget.
+        ConfigError: an unknown criterion, one that needs data without any, a function that does not return scores of
+            its rows' shape, batches without a loss, no such adapter, or a criterion that cannot spread its budget.
         MergeError: the adapter is merged, or held in the weights.
         WeightError: deltas are not zero; a layer gets no gradient from the batches; or scores are NaN. The adapter is
             as it was.

@@ -88,6 +88,7 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
         [N, K], float32 (float64 for float64 inputs), accumulated in that type.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
+    total = torch.float64 if x.device.type == "cpu" else wide  # some devices have no float64
     if indices.shape[1] <= FEW and x.device.type == "cpu":
         return _sum_over_tokens(x, dy, indices, neurons, wide)
     columns = x.T.contiguous()
@@ -96,7 +97,7 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
         gathered = columns.index_select(0, indices[block].reshape(-1).long()).to(wide)  # [rows · K, B]
         rows = _rows(dy, neurons, block).to(wide).unsqueeze(2)  # [rows, B, 1]
         gathered = gathered.view(len(rows), indices.shape[1], len(x))
-        summed = torch.zeros(*gathered.shape[:2], 1, dtype=torch.float64, device=x.device)
+        summed = torch.zeros(*gathered.shape[:2], 1, dtype=total, device=x.device)
         for part in zip(gathered.split(SUMMED_TOKENS, 2), rows.split(SUMMED_TOKENS, 1), strict=True):
             summed += torch.bmm(*part)
         gradient[block] = summed.squeeze(2)
