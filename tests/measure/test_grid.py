@@ -88,6 +88,25 @@ def test_the_bundled_studies_can_be_meant(name):
     assert all(to_yaml(row.cell(row.learning_rates[0], 0).recipe) for row in rows)
 
 
+def test_the_list_of_studies_tells_them_apart():
+    first = {name: path.read_text().splitlines()[0] for name, path in bundled_studies().items()}
+    for name, line in first.items():
+        assert line.startswith("# ") and f"; neuroada study {name}" in line, "the command stands at the end of the line"
+    assert len({line.split(";")[0] for line in first.values()}) == len(first)
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    file = tmp_path / "mine.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    rows = [*rows_of(load_study(file), {})]
+    assert [(row.label, row.point) for row in rows] == [
+        (each, at) for each in ("few", "low rank") for at in (250.0, 500.0)
+    ]
+    cell = rows[2].cell(3e-4, 1).recipe
+    assert (cell.method, cell.lora["r"], cell.data.train_records, cell.seed) == ("lora", 8, 250, 1)
+
+
 def test_a_study_is_found_by_name_or_path(tmp_path):
     assert find_study("cola") == bundled_studies()["cola"]
     (tmp_path / "own.yaml").write_text("")

@@ -151,7 +151,9 @@ def read_records(path: Path) -> list[Record]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise MissingInputError(f"records in {path}", "no such file", "Run `neuroada bench` to make it") from error
+        raise MissingInputError(
+            f"records in {path}", "no such file", "Run `neuroada bench`, or `neuroada study` for studies, to make it"
+        ) from error
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
