@@ -1,5 +1,6 @@
 """Study files, and the cells that they mean."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_the_bundled_studies_can_be_meant(name):
 def test_the_list_of_studies_tells_them_apart():
     first = {name: path.read_text().splitlines()[0] for name, path in bundled_studies().items()}
     for name, line in first.items():
-        assert line.startswith("# ") and f"; neuroada study {name}" in line, "the command stands at the end of the line"
+        assert re.fullmatch(rf"# .+; neuroada study {name}( .+)?", line), "the command stands at the end of the line"
     assert len({line.split(";")[0] for line in first.values()}) == len(first)
 
 
