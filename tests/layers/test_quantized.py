@@ -75,7 +75,7 @@ def test_trains_saves_and_leaves_packed_weights_alone(bits, kind, make_tiny_llam
 def test_a_4_bit_weight_is_read_alike_however_often_the_base_was_evaluated(
     kind, evaluated_before, make_tiny_llama, ids
 ):
-    """Not on CPUs with bfloat16 instructions, would the layer be left to bitsandbytes."""
+    """Left to bitsandbytes, the layer would be read otherwise once evaluated, on CPUs with bfloat16 instructions."""
     tiny = make_tiny_llama(hidden_size=64, intermediate_size=128, num_key_value_heads=4)
     base = quantised(4, tiny.to(torch.bfloat16), packs_anew=True).eval()
     layers = [module for module in base.modules() if isinstance(module, bnb.nn.Linear4bit)]
