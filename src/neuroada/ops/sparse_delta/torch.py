@@ -85,7 +85,8 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
         neurons: [N], any integer dtype, in [0, O), or None for N = O.
 
     Returns:
-        [N, K], float32 (float64 for float64 inputs), accumulated in that type or, on CPUs, in float64 from block to block.
+        [N, K], float32 (float64 for float64 inputs), accumulated in that type, on CPUs in float64
+        from block to block.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     total = torch.float64 if x.device.type == "cpu" else wide  # some devices have no float64
