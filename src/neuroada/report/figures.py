@@ -84,6 +84,7 @@ FIGURES = {
     "budget": _of_study("budget", "NeuroAda and mask-based tuning by share of trained weights (the paper's Figure 4)"),
     "coverage": _of_study("coverage", "NeuroAda by share of neurons that are trained (the paper's Figure 6)"),
     "strategies": _of_study("strategies", "Criteria by which inputs are chosen (the paper's Figure 7)"),
+    "neat-depth": _of_study("neat-depth", "Layers of NEAT's network (Figure 2 of its paper)"),
 }
 """What `<!-- figure:NAME -->` in a Markdown file can name."""
 
