@@ -52,7 +52,7 @@ def test_k_and_budget_exclude_each_other():
 @pytest.mark.parametrize(
     ("name", "known", "typo", "near"),
     [
-        ("selection", ", ".join(CRITERIA), "magnitud", "magnitude"),
+        ("selection", ", ".join([*CRITERIA, "own"]), "magnitud", "magnitude"),
         ("mode", "auto, inplace, transient", "in_place", "inplace"),
         ("delta_dtype", "float32, bfloat16", "float23", "float32"),
     ],
@@ -63,6 +63,11 @@ def test_an_unknown_name_lists_the_known_ones(name, known, typo, near):
     )
     for far in ("xyz", "", None, 7):
         assert str(refusal(**{name: far})) == f"{name}={far!r}: not a known value. Known: {known}."
+
+
+def test_a_function_is_told_where_it_goes():
+    with pytest.raises(ConfigError, match=r"holds names, not functions.*Set selection='own'.*reselect"):
+        NeuroAdaConfig(selection=abs)
 
 
 def test_one_delta_is_the_default():

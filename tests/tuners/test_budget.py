@@ -283,3 +283,15 @@ def test_scores_within_a_neuron_spread_nothing():
     with pytest.raises(ConfigError, match="budget_scope='model' with selection='small_of_large_gradients'"):
         reselect(model, batches(), "small_of_large_gradients", progress=False)
     assert all(torch.equal(indices_of(model)[name], each) for name, each in before.items())
+
+
+@pytest.mark.parametrize("scope", ["weight", "model"])
+def test_a_budget_below_one_delta_a_neuron_is_told(scope):
+    base = nn.Sequential(nn.Linear(100, 10), nn.Linear(10, 50))
+    few = {"target_modules": ["0", "1"], "budget_scope": scope}
+    text = "budget=0.01 is 15 deltas, and each of the 60 covered neurons has at least one: 0.04 of the weights"
+    with pytest.warns(UserWarning, match=text):
+        get_peft_model(copy.deepcopy(base), NeuroAdaConfig(budget=0.01, **few))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_peft_model(copy.deepcopy(base), NeuroAdaConfig(budget=0.03, **few))

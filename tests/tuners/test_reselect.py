@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -121,12 +121,46 @@ def test_ones_own_criterion():
         seen.append((statistics.gradient is not None, statistics.inputs is not None))
         return torch.arange(weight.shape[1]).expand(weight.shape).float()
 
-    model = adapted(base)
+    model = adapted(base, selection="own").train()
+    with pytest.raises(ConfigError, match=r"Training with selection='own'.*wait for the function to choose them by"):
+        model(**batches()[0])
     reselect(model, batches(), last, progress=False)
     assert set(seen) == {(True, True)}
     for name, indices in indices_of(model).items():
         width = layers_of(model)[name].in_features
         assert indices.unique().tolist() == [width - 3, width - 2, width - 1]
+
+
+def test_a_function_is_not_saved_as_a_criterion(tmp_path):
+    base = tiny("llama")
+    model = adapted(base, selection="gradient")
+    reselect(model, criterion=lambda weight, statistics: weight, progress=False)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, is_trainable=True).train()
+    assert loaded.peft_config["default"].selection == "own"
+    loaded(**batches()[0]).loss.backward()
+    assert all(torch.equal(indices_of(loaded)[name], each) for name, each in indices_of(model).items())
+
+
+@pytest.mark.parametrize("selection", ["gradient", "own"])
+def test_an_adapter_without_its_inputs_is_not_saved(tmp_path, selection):
+    model = adapted(tiny("llama"), selection=selection)
+    with pytest.raises(ConfigError, match=f"Saving an adapter with selection='{selection}'.*Call neuroada.reselect"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("adapter_*"))
+
+
+def test_an_optimiser_made_before_trains_deltas_of_another_shape():
+    model = adapted(tiny("llama"), k=None, budget=0.2, budget_scope="model").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(**batches()[0]).loss.backward()
+    before = {name: indices.shape for name, indices in indices_of(model).items()}
+    reselect(model, batches(), progress=False)
+    assert any(indices.shape != before[name] for name, indices in indices_of(model).items())
+    optimizer.zero_grad()
+    model(**batches()[0]).loss.backward()
+    optimizer.step()
+    assert all(layer.neuroada_deltas["default"].any() for layer in layers_of(model).values())
 
 
 def test_the_model_is_left_as_it_was():
@@ -142,7 +176,9 @@ def test_the_model_is_left_as_it_was():
 
 def test_training_waits_for_data():
     model = adapted(tiny("llama"), selection="gradient").train()
-    with pytest.raises(ConfigError, match=r"Training with selection='gradient'.*has not been given any.*reselect"):
+    with pytest.raises(
+        ConfigError, match=r"Training with selection='gradient'.*wait for the data to choose them by.*reselect"
+    ):
         model(**batches()[0])
     with torch.no_grad():
         model(**batches()[0])
@@ -152,8 +188,6 @@ def test_training_waits_for_data():
 
 
 def test_a_saved_choice_needs_no_data_again(tmp_path):
-    from peft import PeftModel
-
     base = tiny("llama")
     model = adapted(base, selection="gradient")
     reselect(model, batches(), progress=False)
@@ -165,6 +199,11 @@ def test_a_saved_choice_needs_no_data_again(tmp_path):
 
 BAD = {
     "unknown": ((batches(), "gradients"), ConfigError, r"Did you mean 'gradient'\?"),
+    "no criterion": ((batches(), None), ConfigError, "criterion=None: not a known one"),
+    "one batch": ((batches()[0],), ConfigError, "batches are a dict, not several dicts"),
+    "a tensor": ((torch.ones(2, 3),), ConfigError, "batches are a Tensor, not several dicts"),
+    "no batches": ((None,), ConfigError, "batches are a NoneType"),
+    "no dicts": (([torch.ones(2, 3)],), ConfigError, "a batch is a Tensor, not a dict"),
     "no data": (((), "wanda"), ConfigError, "it needs data, and no batch is given"),
     "no labels": (([{"input_ids": batches()[0]["input_ids"]}], "gradient"), ConfigError, "a batch gives no loss"),
     "nothing to learn": (
@@ -210,8 +249,12 @@ def test_a_layer_without_a_gradient_is_named():
 
 def test_an_adapter_that_cannot_be_chosen_anew():
     model = adapted(tiny("llama"))
-    with pytest.raises(ConfigError, match="no layer has a NeuroAda adapter of that name"):
+    with pytest.raises(ConfigError, match=r"no layer has a NeuroAda adapter of that name.*Known: default"):
         reselect(model, batches(), adapter_name="other", progress=False)
+    with pytest.raises(ConfigError, match="this LlamaForCausalLM has no adapters"):
+        reselect(tiny("llama"), batches(), progress=False)
+    with pytest.raises(ConfigError, match="max_memory=0: no gradient fits"):
+        reselect(model, batches(), max_memory=0, progress=False)
     with held(model), pytest.raises(MergeError, match="deltas are in the weight of"):
         reselect(model, batches(), progress=False)
     model.merge_adapter()

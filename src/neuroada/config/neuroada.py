@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 
 from neuroada.config.shared import AdapterConfig, require_known
 from neuroada.errors import ConfigError
-from neuroada.selection import COMPARABLE, CRITERIA
+from neuroada.selection import COMPARABLE, CRITERIA, OWN
 
 BUDGET_SCOPES = ("weight", "model")
 MODES = ("auto", "inplace", "transient")
@@ -29,7 +29,7 @@ def _is_count(value: object) -> bool:
 
 def require_comparable(selection: str) -> None:
     """Raise ConfigError if a criterion cannot spread a budget over a model."""
-    if selection not in COMPARABLE:
+    if selection not in (*COMPARABLE, OWN):
         raise ConfigError(
             f"budget_scope='model' with selection={selection!r}",
             "its scores compare inputs of one neuron, not weights with each other",
@@ -77,7 +77,7 @@ class NeuroAdaConfig(AdapterConfig):
         default="magnitude",
         metadata={
             "help": f"Which inputs are chosen: {', '.join(CRITERIA)}; those by gradients or inputs wait for data, and "
-            "`neuroada.reselect` brings it."
+            f"'{OWN}' for a function: `neuroada.reselect` brings both."
         },
     )
     coverage: float = field(
@@ -113,7 +113,10 @@ class NeuroAdaConfig(AdapterConfig):
         self._check_size()
         self._check_pattern()
         require_known("budget_scope", self.budget_scope, BUDGET_SCOPES)
-        require_known("selection", self.selection, tuple(CRITERIA))
+        if callable(self.selection):
+            do = f"Set selection={OWN!r}, and call neuroada.reselect(model, batches, function) before training"
+            raise ConfigError(f"selection={self.selection!r}", "a configuration holds names, not functions", do)
+        require_known("selection", self.selection, (*CRITERIA, OWN))
         require_known("mode", self.mode, MODES)
         require_known("saved_input", self.saved_input, SAVED_INPUTS)
         require_known("delta_dtype", self.delta_dtype, DELTA_DTYPES)

@@ -26,7 +26,7 @@ from neuroada.ops.sparse_delta import (
     support_linear,
     traced_linear,
 )
-from neuroada.selection import CRITERIA, Criterion, covered_neurons, score_steps, select
+from neuroada.selection import OWN, Criterion, covered_neurons, score_steps, select, waits_for_data
 
 
 class NeuroAdaLinear(AdapterLayer):
@@ -49,7 +49,8 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_neurons = buffer_dict(persistent=True)
         self.mode: dict[str, str] = {}
         self.awaiting: dict[str, str] = {}
-        """Adapters whose criterion needs data that it has not got yet; so long they have the largest weights."""
+        """Adapters whose criterion has not got the data, or is a function that has not come; so long they have the
+        largest weights."""
         self._resolved: tuple[tuple[Any, ...], str] = (), ""
         self.saved_input = config.saved_input
         self.input_group = InputGroup([self])
@@ -69,7 +70,7 @@ class NeuroAdaLinear(AdapterLayer):
         self.neuroada_deltas[adapter_name] = nn.Parameter(make(shape, dtype=getattr(torch, config.delta_dtype)))
         self.mode[adapter_name] = config.mode
         selection = config.selection
-        if CRITERIA[selection].needs_data:
+        if waits_for_data(selection):
             self.awaiting[adapter_name], selection = selection, "magnitude"
         with onload_layer(self):
             if self.neuroada_deltas[adapter_name].is_meta or self.stored_weight.is_meta:
@@ -120,19 +121,20 @@ class NeuroAdaLinear(AdapterLayer):
             return score_steps(self._pretrained_weight(), selection, seed, self.name, neurons, **data)
 
     def replace_indices(self, adapter_name: str, indices: Tensor) -> None:
-        """Give zero deltas other inputs, int32 [N, K], ascending along each row; the deltas are new where K is."""
+        """Give zero deltas other inputs, int32 [N, K], ascending along each row."""
         self.resize(adapter_name, indices.shape, covers_all=adapter_name not in self.neuroada_neurons)
         self.neuroada_indices[adapter_name] = indices.to(self.neuroada_indices[adapter_name].device)
         self.awaiting.pop(adapter_name, None)
 
     def resize(self, adapter_name: str, shape: torch.Size, covers_all: bool) -> None:
-        """Make room for zero deltas and indices [N, K] of another shape, which are about to come."""
+        """Make room for zero deltas and indices [N, K] of another shape, which are about to come.
+
+        The parameter stays the same object, so that an optimiser that has not stepped yet goes on to train it.
+        """
         deltas, indices = self.neuroada_deltas[adapter_name], self.neuroada_indices[adapter_name]
         if deltas.shape != shape:
-            self.neuroada_deltas[adapter_name] = nn.Parameter(
-                torch.zeros(shape, dtype=deltas.dtype, device=deltas.device),
-                requires_grad=deltas.requires_grad,
-            )
+            deltas.grad = None
+            deltas.data = torch.zeros(shape, dtype=deltas.dtype, device=deltas.device)
             self.neuroada_indices[adapter_name] = torch.zeros(shape, dtype=indices.dtype, device=indices.device)
         if covers_all:
             if adapter_name in self.neuroada_neurons:
@@ -195,12 +197,19 @@ class NeuroAdaLinear(AdapterLayer):
         if not self.awaiting or not (self.training and torch.is_grad_enabled()):
             return
         for name in names:
-            if name in self.awaiting and self.neuroada_deltas[name].requires_grad:
-                raise ConfigError(
-                    f"Training with selection={self.awaiting[name]!r}",
-                    f"that criterion needs data, and {self.name} has not been given any",
-                    "Call neuroada.reselect(model, batches, criterion) before training",
-                )
+            if self.neuroada_deltas[name].requires_grad:
+                self.require_chosen(name, "Training")
+
+    def require_chosen(self, name: str, asked: str) -> None:
+        """Raise ConfigError while an adapter waits for the data or the function that chooses its inputs."""
+        if name in self.awaiting:
+            selection = self.awaiting[name]
+            what = "function" if selection == OWN else "data"
+            raise ConfigError(
+                f"{asked} with selection={selection!r}",
+                f"the inputs of {self.name} wait for the {what} to choose them by",
+                "Call neuroada.reselect(model, batches, criterion) before",
+            )
 
     @torch.compiler.assume_constant_result
     def _traced_mode(self) -> str:

@@ -19,7 +19,7 @@ from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import FrozenWeight, Support
 from neuroada.runs.sharding import is_sharded
-from neuroada.selection import COMPARABLE, CRITERIA, TopEntries, draw_entries, scores_of
+from neuroada.selection import COMPARABLE, CRITERIA, TopEntries, draw_entries, scores_of, waits_for_data
 from neuroada.tuners import reselect
 from neuroada.tuners.statistics import gathering
 
@@ -97,7 +97,7 @@ class Mask:
     @property
     def waits(self) -> bool:
         """Whether `settle` needs batches."""
-        return CRITERIA[self.config.selection].needs_data
+        return waits_for_data(self.config.selection)
 
     def settle(self, batches: Sequence[Mapping[str, Any]] = (), progress: bool = False) -> str:
         """Choose the entries and make them, and the head, what is trained of the base model.

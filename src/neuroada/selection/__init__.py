@@ -2,7 +2,16 @@
 
 from neuroada.selection.coverage import covered_neurons
 from neuroada.selection.regrowth import kept_entries, moved, places_before
-from neuroada.selection.scores import COMPARABLE, CRITERIA, WITHOUT_DATA, Criterion, ScoreFunction, Statistics
+from neuroada.selection.scores import (
+    COMPARABLE,
+    CRITERIA,
+    OWN,
+    WITHOUT_DATA,
+    Criterion,
+    ScoreFunction,
+    Statistics,
+    waits_for_data,
+)
 from neuroada.selection.spread import score_steps, spread
 from neuroada.selection.together import TopEntries, draw_entries
 from neuroada.selection.topk import require_finite, scores_of, select, top_k
@@ -10,6 +19,7 @@ from neuroada.selection.topk import require_finite, scores_of, select, top_k
 __all__ = [
     "COMPARABLE",
     "CRITERIA",
+    "OWN",
     "WITHOUT_DATA",
     "Criterion",
     "ScoreFunction",
@@ -26,4 +36,5 @@ __all__ = [
     "select",
     "spread",
     "top_k",
+    "waits_for_data",
 ]

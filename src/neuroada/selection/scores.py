@@ -96,8 +96,16 @@ CRITERIA: dict[str, Criterion] = {
 """By name. "reverse" takes the smallest magnitudes, "small_of_large_gradients" the smallest of those whose gradients
 are among the largest."""
 
+OWN = "own"
+"""As the selection of a configuration: a function of one's own, which the configuration cannot hold."""
+
 COMPARABLE = tuple(name for name, criterion in CRITERIA.items() if criterion.comparable)
 WITHOUT_DATA = tuple(name for name, criterion in CRITERIA.items() if not criterion.needs_data)
+
+
+def waits_for_data(selection: str) -> bool:
+    """Whether the inputs of a configuration's selection are not chosen by the weights alone."""
+    return selection == OWN or CRITERIA[selection].needs_data
 
 
 def low_rank_part(weight: Tensor) -> Tensor:

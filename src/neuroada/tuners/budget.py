@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -30,3 +31,16 @@ def spread_budget(
         round((config.budget or 0) * entries) - sum(deltas[layer].numel() for layer in fixed),
     )
     return fixed | {layer: found[name] for name, layer in free.items()}
+
+
+def warn_of_least(config: NeuroAdaConfig, sizes: Sequence[tuple[int, int]]) -> None:
+    """Warn where one delta for each covered neuron is over twice the budget. sizes: (I, O) of what it pays for."""
+    entries = sum(inputs * outputs for inputs, outputs in sizes)
+    asked = (config.budget or 0) * entries
+    least = sum(max(1, round(config.coverage * outputs)) for _, outputs in sizes)
+    if least > 2 * asked:
+        warnings.warn(
+            f"budget={config.budget:g} is {asked:,.0f} deltas, and each of the {least:,} covered neurons has at least "
+            f"one: {least / entries:.2g} of the weights. A smaller coverage trains fewer neurons",
+            stacklevel=3,
+        )

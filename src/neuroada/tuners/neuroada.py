@@ -19,7 +19,7 @@ from neuroada.layers.inputs import group_siblings
 from neuroada.ops.backend import resolve_mode
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel
-from neuroada.tuners.budget import spread_budget
+from neuroada.tuners.budget import spread_budget, warn_of_least
 from neuroada.tuners.files import PEFT_PREFIX
 from neuroada.tuners.neuroada_file import NeuroAdaFile
 from neuroada.tuners.processes import has_weights
@@ -47,19 +47,23 @@ class NeuroAdaModel(AdapterModel):
 
     @classmethod
     def check_targets(cls, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
-        """Refuse targets that cannot be adapted, and names that none has; warn of those with fewer than k inputs."""
+        """Refuse targets that cannot be adapted, and names that none has; warn of those with fewer than k inputs, and
+        of a budget below one delta a neuron."""
         super().check_targets(peft_config, targets)
         assert isinstance(peft_config, NeuroAdaConfig)
         _require_matches(peft_config, targets)
         clamped = defaultdict(list)
+        sizes = []
         for name, module in targets.items():
             if isinstance(module, NeuroAdaLinear):
-                inputs = module.in_features
+                inputs, outputs = module.in_features, module.out_features
             else:
                 quantized = quantization_backend(module) is not None
                 resolve_mode(peft_config.mode, quantized=quantized, writable=True, contended=False)
-                inputs = _get_in_out_features(module)[0] or 0
+                inputs, outputs = (size or 0 for size in _get_in_out_features(module))
             k = peft_config.k_of(name)
+            if k is None:
+                sizes.append((inputs, outputs))
             if k is not None and k > inputs:
                 clamped[k].append(f"{name} ({inputs} inputs)")
         for k, names in clamped.items():
@@ -69,6 +73,8 @@ class NeuroAdaModel(AdapterModel):
                 + (f" and {len(names) - NAMED} more" if len(names) > NAMED else ""),
                 stacklevel=2,
             )
+        if sizes:
+            warn_of_least(peft_config, sizes)
 
     @classmethod
     def after_injection(cls, model: nn.Module, adapter_name: str, config: PeftConfig) -> None:

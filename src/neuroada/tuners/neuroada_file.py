@@ -30,7 +30,9 @@ class NeuroAdaFile(AdapterFile):
     fingerprints = "neuroada_fingerprints"
 
     def entry(self, layer: NeuroAdaLinear, adapter_name: str, state: Entry) -> Entry:
-        """Indices in the smallest type that holds them."""
+        """Indices in the smallest type that holds them; ConfigError where they are not chosen yet, since a file could
+        not say so."""
+        layer.require_chosen(adapter_name, "Saving an adapter")
         own = {DELTAS: layer.neuroada_deltas[adapter_name].detach(), INDICES: layer.neuroada_indices[adapter_name]}
         neurons = layer.neurons_of(adapter_name)
         entry = own | ({} if neurons is None else {NEURONS: neurons}) | state

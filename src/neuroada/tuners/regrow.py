@@ -16,8 +16,8 @@ from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.held import follow
 from neuroada.selection import ScoreFunction, kept_entries, moved, places_before
-from neuroada.tuners.reselect import active_layers, choose
-from neuroada.tuners.statistics import MAX_MEMORY
+from neuroada.tuners.reselect import active_layers, adapter_of, choose
+from neuroada.tuners.statistics import MAX_MEMORY, as_batches
 
 DROP_FRACTION = 0.3
 """RigL's own default."""
@@ -70,7 +70,8 @@ def regrow(
         MergeError: the adapter is merged.
         WeightError: a layer gets no gradient from the batches, or scores are NaN. All is as it was.
     """
-    name = adapter_name or str(model.active_adapter)
+    name = adapter_of(model, adapter_name, "Regrowing inputs")
+    batches = as_batches(batches, "Regrowing inputs")
     require_fraction("drop_fraction", drop_fraction)
     layers = trained_layers(model, name, optimizer)
     kept = {layer: kept_entries(layer.neuroada_deltas[name], drop_fraction) for layer in layers}
@@ -80,7 +81,7 @@ def regrow(
         model,
         name,
         layers,
-        list(batches),
+        batches,
         criterion,
         config.seed if seed is None else seed,
         kept=kept,
@@ -120,6 +121,8 @@ def _copy(writes: Sequence[Write]) -> None:
 def trained_layers(model: PeftModel, name: str, optimizer: Optimizer) -> list[NeuroAdaLinear]:
     """Layers of an adapter whose deltas are trained, all of which can be moved; or the errors of `regrow`."""
     asked = f"Regrowing inputs of adapter {name!r}"
+    if not hasattr(optimizer, "param_groups"):
+        raise ConfigError(asked, f"{optimizer!r} is no optimiser", "Give the one that trains the deltas")
     layers = [layer for layer in active_layers(model, name, asked) if layer.neuroada_deltas[name].requires_grad]
     if not layers:
         raise ConfigError(asked, "none of its deltas is trained", f"Call model.set_adapter({name!r})")

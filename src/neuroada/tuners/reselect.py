@@ -14,9 +14,9 @@ from neuroada.config.neuroada import require_comparable
 from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
-from neuroada.selection import CRITERIA, Criterion, ScoreFunction
+from neuroada.selection import CRITERIA, OWN, Criterion, ScoreFunction
 from neuroada.tuners.budget import spread_budget
-from neuroada.tuners.statistics import MAX_MEMORY, Sums, gathering
+from neuroada.tuners.statistics import MAX_MEMORY, Sums, as_batches, gathering
 
 
 def reselect(
@@ -34,9 +34,9 @@ def reselect(
     does (Section 4, Question 2); only the gradients of a few layers are held at a time, and the batches are passed
     through the model once for each such group. The model is in evaluation mode meanwhile.
 
-    Where a budget is for the model (`budget_scope`), the same statistics spread it: the deltas of a weight then are new
-    ones of another K, so an optimiser has to be made afterwards; and the groups are gone through twice if there are
-    several.
+    Where a budget is for the model (`budget_scope`), the same statistics spread it: the deltas of a weight then have
+    another K, and the groups are gone through twice if there are several. The configuration's `selection` says
+    afterwards what chose: the criterion's name, or "own" for a function.
 
     Args:
         model: with the adapter active, unmerged and not held.
@@ -49,24 +49,25 @@ def reselect(
 
     Raises:
         ConfigError: an unknown criterion, one that needs data without any, a function that does not return scores of
-            its rows' shape, batches without a loss, no such adapter, or a criterion that cannot spread its budget.
+            its rows' shape, batches that are none or without a loss, a model without such an adapter, or a criterion
+            that cannot spread its budget.
         MergeError: the adapter is merged, or held in the weights.
         WeightError: deltas are not zero; a layer gets no gradient from the batches; or scores are NaN. The adapter is
             as it was.
     """
-    name = adapter_name or str(model.active_adapter)
+    name = adapter_of(model, adapter_name, "Choosing inputs anew")
     layers = active_layers(model, name, f"Choosing inputs of adapter {name!r} anew")
+    batches = as_batches(batches, "Choosing inputs anew")
     _require_untrained(layers, name)
     config: Any = model.peft_config[name]
     budget = config if config.budget_scope == "model" else None
     if budget is not None and isinstance(criterion, str):
         require_comparable(criterion)
     limits = {"max_memory": max_memory, "progress": progress}
-    found = choose(model, name, layers, list(batches), criterion, config.seed, budget=budget, **limits)
+    found = choose(model, name, layers, batches, criterion, config.seed, budget=budget, **limits)
     for layer, indices in found.items():
         layer.replace_indices(name, indices)
-    if isinstance(criterion, str):
-        config.selection = criterion
+    config.selection = criterion if isinstance(criterion, str) else OWN
 
 
 def choose(
@@ -135,18 +136,33 @@ def choose(
 
 def known_criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
     """That of a name, or ConfigError; a function is given gradients and inputs where there is data."""
-    if not isinstance(criterion, str):
+    if callable(criterion):
         return Criterion(criterion, frozenset({"gradient", "inputs"} if with_data else ()))
     if criterion not in CRITERIA:
-        raise ConfigError(f"criterion={criterion!r}", "not a known one", near(criterion, CRITERIA))
+        raise ConfigError(f"criterion={criterion!r}", "not a known one", near(str(criterion), CRITERIA))
     return CRITERIA[criterion]
+
+
+def adapter_of(model: PeftModel, adapter_name: str | None, asked: str) -> str:
+    """The adapter that is meant: the one of this name, or the active one; ConfigError where there is none."""
+    if not isinstance(getattr(model, "peft_config", None), dict):
+        do = "Give what peft.get_peft_model(model, NeuroAdaConfig(...)) returns"
+        raise ConfigError(asked, f"this {type(model).__name__} has no adapters", do)
+    active = adapter_name or model.active_adapter
+    if not isinstance(active, str):
+        raise ConfigError(asked, f"which adapter is not said, and active is {active!r}", "Give adapter_name")
+    return active
 
 
 def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinear]:
     """Those with an adapter, which is active and unmerged on all of them, or an error about what was `asked`."""
     layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear) and layer.present([name])]
     if not layers:
-        raise ConfigError(asked, "no layer has a NeuroAda adapter of that name", near(name, model.peft_config))
+        names = {
+            each for layer in model.modules() if isinstance(layer, NeuroAdaLinear) for each in layer.neuroada_deltas
+        }
+        found = "no layer has a NeuroAda adapter of that name"
+        raise ConfigError(asked, found, near(name, sorted(names)) if names else "Add one with model.add_adapter")
     for layer in layers:
         if layer.merged:
             raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
