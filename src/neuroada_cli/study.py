@@ -35,7 +35,7 @@ def study(
 
         from neuroada.measure.grid import bundled_studies, find_study
         from neuroada.measure.record import Record, append_records, read_records
-        from neuroada.measure.study import LOCKS, run_study
+        from neuroada.measure.study import run_study
 
     if not name:
         for known_name, path in bundled_studies().items():
@@ -52,8 +52,14 @@ def study(
     values = {key: value for key, value in given.items() if value is not None}
     folder = output or Path("runs") / file.stem
 
+    records.parent.mkdir(parents=True, exist_ok=True)
+
     def keep(record: Record) -> None:
-        with FileLock(folder / LOCKS / "records"):  # another machine may keep the same cell at this moment
+        if not console.is_terminal:  # where no bar shows what is going on
+            after = [f"{score.name} {score.value:.3f}" for score in record.scores if score.when == "after"]
+            said = ", ".join([record.status, *after[-1:]])
+            console.print(f"{record.notes['cell']}: {said}", markup=False, soft_wrap=True)
+        with FileLock(records.with_name(f".{records.name}.lock")):  # another study may write to it at this moment
             known = map(name_of, read_records(records)) if records.is_file() else ()
             if name_of(record) not in known:
                 append_records(records, [record])

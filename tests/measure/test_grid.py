@@ -124,7 +124,7 @@ def test_a_study_is_found_by_name_or_path(tmp_path):
             "recipe: x\nseeds: [0]\nmethods: {a: {set: {}, learning_rates: [0]}}",
             "learning_rates.0: Input should be great",
         ),
-        ("recipe: x\nseed: [0]", "seed: Extra inputs are not permitted"),
+        ("recipe: x\nseed: [0]", "seed: no such key. Did you mean 'seeds'"),
         ("a: [", "it is not valid YAML"),
     ],
 )

@@ -1,12 +1,8 @@
 """Whole steps: every method trains what it says on shared weights, and failures become rows."""
 
-import os
 import re
-import runpy
-import sys
 import time
 import weakref
-from pathlib import Path
 
 import peft
 import pytest
@@ -16,7 +12,7 @@ from neuroada.errors import ConfigError
 from neuroada.measure import methods, step
 from neuroada.measure.clock import PeakMemory, seconds
 from neuroada.measure.methods import METHODS, Method, Trainee, choose_methods, wrap_copy
-from neuroada.measure.process import ProcessDiedError, call_in_fresh_process
+from neuroada.measure.process import call_in_fresh_process
 from neuroada.measure.rounds import Rounds, Row, Timed
 from neuroada.measure.shapes import adapted_names
 from neuroada.measure.step import Stepper, StepPlan, run_step
@@ -266,24 +262,3 @@ def test_peak_memory_forgets_what_was_before():
 
 def test_time_is_of_the_call():
     assert seconds(lambda: time.sleep(0.02), CPU) >= 0.02
-
-
-def in_fresh_process(folder: Path, source: str):
-    script = folder / "script.py"
-    script.write_text(source)
-    return call_in_fresh_process(runpy.run_path, {"path_name": str(script)}, threads=1)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
-def test_a_killed_process_counts_as_out_of_memory(tmp_path: Path):
-    with pytest.raises(MemoryError, match="killed"):
-        in_fresh_process(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-
-
-def test_a_process_that_breaks_says_why(tmp_path: Path):
-    with pytest.raises(ProcessDiedError, match="ValueError: seven"):
-        in_fresh_process(tmp_path, "raise ValueError('seven')")
-
-
-def test_a_process_answers():
-    assert call_in_fresh_process(os.getenv, {"key": "OMP_NUM_THREADS"}, threads=3) == "3"

@@ -219,3 +219,15 @@ def test_complete_cells_start_no_process(study_file, trained, tmp_path):
     first, again = (run_study(study_file, tmp_path / "runs", {}, QUIET) for _ in range(2))
     assert len(trained) == 5
     assert [record.notes for record in first] == [record.notes for record in again]
+
+
+def test_an_interrupt_stops_what_is_being_trained(study_file, trained, tmp_path, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(module, "stop_fresh_processes", lambda: stopped.append(True))
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study_file, tmp_path / "runs", {}, QUIET, keep=interrupt)
+    assert stopped

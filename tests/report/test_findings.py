@@ -49,9 +49,10 @@ def test_of_a_study_without_tests_the_memory_is_compared(cell):
 
     failed = cell("c", 0.1, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
     assert sentences([row("a", 0, 300), row("a", 1, 400), row("b", 0, 200), failed]) == [
-        "Least memory takes b, at most 200 MiB in the whole process; times as much: a 2.00."
+        "Least memory takes b, at most 200 MiB in the whole process; times as much: a 2.00.",
+        "c: 1 cell failed, at a learning rate of 0.1: it diverged.",
     ]
-    assert sentences([row("a", 0, 300), failed]) == []
+    assert sentences([row("a", 0, 300)]) == []
 
 
 def test_one_seed_tells_nothing_apart(cell):
@@ -116,7 +117,8 @@ def test_along_an_axis_wins_and_trends_are_counted(cell):
     ]
     found = sentences(cells)
     assert found[0] == (
-        "Averaged over 2 values of deltas a neuron, cola, matthews of 50: flat 0.510 (best at 1), up 0.460 (best at 1)."
+        "Averaged over 2 values of deltas a neuron, cola, matthews of 50: flat 0.510 (best at 1 of 2), "
+        "up 0.460 (best at 1 of 2)."
     )
     assert found[1].startswith("At 1 deltas a neuron: best is flat with 0.510 (cola, matthews of 50); lower by more")
     assert found[2].startswith("At 20 deltas a neuron: best is up with")
@@ -129,9 +131,21 @@ def test_falling_is_said_as_well(cell):
     assert "a falls from 1 to 2 deltas a neuron: 0.810, 0.110." in sentences(cells)
 
 
-def test_a_row_that_failed_is_left_out(cell):
-    failed = cell("b", 0.1, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
-    assert sentences([*three(cell, "a", (0.1, 0.2, 0.3)), failed]) == []
+def test_what_failed_is_told(cell):
+    def failed(rate):
+        return cell("b", rate, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
+
+    assert sentences([*three(cell, "a", (0.1, 0.2, 0.3)), failed(0.1), failed(0.2)]) == [
+        "Only a is trained so far: 0.200 (cola, matthews of 50).",
+        "b: 2 cells failed, at a learning rate of 0.1, 0.2: it diverged.",
+    ]
+
+
+def test_methods_that_learn_nothing_are_named(cell):
+    cells = [row for name in ("a", "b") for row in three(cell, name, (0.0, 0.0, 0.0))]
+    cells += three(cell, "c", (0.1, 0.2, 0.3))
+    assert sentences(cells)[-1] == "a and b score with every seed what one answer to everything does."
+    assert "one answer" not in " ".join(sentences([*three(cell, "a", (0.0, 0.0, 0.1)), *cells[-3:]]))
 
 
 @pytest.mark.parametrize(
@@ -155,5 +169,5 @@ def test_fewer_than_two_values_have_no_probability():
 
 def test_the_paper_s_claim_follows_what_was_found(cell):
     text = findings_text([*three(cell, "a", (0.1, 0.2, 0.3), study="coverage")])
-    assert text == f"- {CLAIMS['coverage']}"
+    assert text.endswith(f"\n- {CLAIMS['coverage']}")
     assert findings_text([]) == "Not measured."

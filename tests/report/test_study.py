@@ -24,6 +24,16 @@ def test_a_method_that_failed_is_a_row(cell):
     failed = cell("b", 0.1, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
     assert "| b | failed | — |" in study_table([cell("a", 0.1, 0, 0.3, 0.9), failed])
     assert study_table([]) == "Not measured."
+    again = cell("a", 0.2, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])
+    assert "| 0.1 of 0.1, 0.2 (failed) |" in study_table([cell("a", 0.1, 0, 0.3, 0.9), again])
+
+
+def test_the_heading_says_what_was_chosen_and_averaged(cell):
+    one = study_table([cell("a", 0.1, 0, 0.3, 0.9)])
+    assert "Learning rate chosen" not in one
+    assert "Mean ±" not in one
+    assert "Learning rate chosen" in study_table([cell("a", 0.1, 0, 0.3, 0.9), cell("a", 0.2, 0, 0.3, 0.9)])
+    assert "Mean ±" in study_table([cell("a", 0.1, 0, 0.3, 0.9), cell("a", 0.1, 1, 0.3, 0.9)])
 
 
 def test_of_many_tests_the_average_stands_beside_the_rate_and_all_in_a_table_of_means(cell):

@@ -172,5 +172,14 @@ def load_study(path: Path) -> Study:
         do = "Give a YAML file such as those in src/neuroada/studies"
         raise ConfigError(f"study {path}", str(error), do) from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_said(e)}".lstrip(": ") for e in error.errors())
         raise ConfigError(f"study {path}", problems, "Correct the file") from None
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong with one place of a study file."""
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"])
+    place, key = error["loc"][:-1], str(error["loc"][-1])
+    model = Study if not place else Axis if place == ("axis",) else Change
+    return f"no such key. {near(key, model.model_fields)}"

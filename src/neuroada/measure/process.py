@@ -20,8 +20,17 @@ pickle.dump(answer, open(sys.argv[2], "wb"))
 """
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
 class ProcessDiedError(RuntimeError):
     """The process ended without an answer."""
+
+
+def stop_fresh_processes() -> None:
+    """End those that threads of this process wait for: an interrupt reaches the main thread alone."""
+    for process in [*_running]:
+        process.terminate()
 
 
 def call_in_fresh_process(function: Callable[..., Any], arguments: dict[str, Any], threads: int | None = None) -> Any:
@@ -38,9 +47,19 @@ def call_in_fresh_process(function: Callable[..., Any], arguments: dict[str, Any
         asked, answered = Path(folder, "asked"), Path(folder, "answered")
         asked.write_bytes(pickle.dumps((function, arguments)))
         command = [sys.executable, "-c", _CALL, str(asked), str(answered)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as done:
+            _running.add(done)
+            try:
+                _, errors = done.communicate()
+            except BaseException:
+                done.kill()
+                raise
+            finally:
+                _running.discard(done)
         if done.returncode == 0:
             return pickle.loads(answered.read_bytes())
     if sys.platform != "win32" and done.returncode == -signal.SIGKILL:
         raise MemoryError("the system killed the process")
-    raise ProcessDiedError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    raise ProcessDiedError((errors.strip().splitlines() or [f"exit code {done.returncode}"])[-1])

@@ -9,6 +9,7 @@ from typing import Any
 
 from neuroada.measure.clock import is_out_of_memory
 from neuroada.measure.methods import NotAvailableError
+from neuroada.measure.process import ProcessDiedError
 from neuroada.measure.record import Measurement, Status
 
 
@@ -36,7 +37,8 @@ class Row:
         except NotAvailableError as error:
             self.fail("not available", str(error))
         except Exception as error:  # a method that breaks is a row, and the others go on
-            self.fail("out of memory" if is_out_of_memory(error) else "failed", f"{type(error).__name__}: {error}")
+            name = "" if isinstance(error, ProcessDiedError) else f"{type(error).__name__}: "  # it quotes another one
+            self.fail("out of memory" if is_out_of_memory(error) else "failed", f"{name}{error}")
         return None
 
     def fail(self, status: Status, reason: str) -> None:

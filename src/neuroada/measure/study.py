@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from neuroada.measure.bars import counting
 from neuroada.measure.grid import Cell, GridRow, Study, load_study, rows_of
 from neuroada.measure.machine import provenance
-from neuroada.measure.process import call_in_fresh_process
+from neuroada.measure.process import call_in_fresh_process, stop_fresh_processes
 from neuroada.measure.record import Record
 from neuroada.measure.rounds import Row
 from neuroada.measure.run import run_fields, run_record, selection_value
@@ -79,7 +80,7 @@ def run_study(
     total = len(waiting) + len(rows) * (len(study.seeds) - 1)
     running: dict[Future[_Outcome | None], tuple[_Progress, Cell]] = {}
     records = []
-    with counting(console, "Cells", total) as advance, ThreadPoolExecutor(processes) as pool:
+    with counting(console, "Cells", total) as advance, ThreadPoolExecutor(processes) as pool, _stopping():
         while waiting or running:
             while waiting and len(running) < processes:
                 place = waiting.popleft()
@@ -102,6 +103,16 @@ def run_study(
                     waiting.extendleft((each, other) for other in reversed(others))
                     advance("", 0 if others else len(study.seeds) - 1)
     return records
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """An interrupt ends the cells too; they go on the next time."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop_fresh_processes()
+        raise
 
 
 @dataclass(frozen=True)

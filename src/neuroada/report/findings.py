@@ -41,22 +41,26 @@ def findings_text(records: Sequence[Record]) -> str:
 def findings(study: StudyResults) -> list[str]:
     """Sentences, the most general first; of memory where no test was scored. What they call equal may differ by less
     than three seeds can show."""
+    return [*_found(study), *_failures(study)]
+
+
+def _found(study: StudyResults) -> list[str]:
     if not study.shown:
         return _memory(study)
     test = study.shown[-1]
     scored = [row for row in study.rows if row.values(test)]
-    if len(scored) < 2:
-        return []
     title = study.tests[test]
+    if len(scored) < 2:
+        return [f"Only {row.label} is trained so far: {row.mean(test):.3f} ({title})." for row in scored]
     if study.axis is None:
         ranking = _capital(_ranking(scored, lambda row: row.values(test), title))
-        return [ranking, *_guessing(scored, test), *_by_loss(scored), *_same(study, [None], test)]
+        return [ranking, *_guessing(scored, test), *_by_loss(scored), *_alike(study, [None], test)]
     points = [point for point in study.points if sum(row.point == point for row in scored) > 1]
     sentences = [*_wins(study, points, test, title)]
     for point in points:
         there = [row for row in scored if row.point == point]
         sentences.append(f"At {point:g} {study.axis}: {_ranking(there, lambda row: row.values(test), title)}")
-    return [*sentences, *_guessing(scored, test), *_trends(study, test), *_same(study, study.points, test)]
+    return [*sentences, *_guessing(scored, test), *_trends(study, test), *_alike(study, study.points, test)]
 
 
 def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -> list[str]:
@@ -73,7 +77,7 @@ def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -
     if len(whole) < 2:
         return []
     order = sorted(whole, key=lambda method: -whole[method])
-    listed = ", ".join(f"{method} {whole[method]:.3f} (best at {wins[method]})" for method in order)
+    listed = ", ".join(f"{method} {whole[method]:.3f} (best at {wins[method]} of {len(points)})" for method in order)
     return [f"Averaged over {len(points)} values of {study.axis}, {title}: {listed}."]
 
 
@@ -143,15 +147,44 @@ def _trends(study: StudyResults, test: str) -> list[str]:
     return sentences
 
 
-def _same(study: StudyResults, points: Sequence[float | None], test: str) -> list[str]:
-    """Methods that scored exactly the same at every point with the same seeds, at least two."""
+def _alike(study: StudyResults, points: Sequence[float | None], test: str) -> list[str]:
+    """Methods that learnt nothing; others that scored exactly the same at every point with the same seeds."""
     groups: dict[tuple[tuple[tuple[int, float], ...], ...], list[str]] = {}
+    constant = []
     for method in study.methods:
         rows = [study.row(method, point) for point in points]
+        if all(row is not None and _is_constant(row, test) for row in rows):
+            constant.append(method)
+            continue
         scores = tuple(() if row is None else tuple(row.by_seed(test).items()) for row in rows)
         if scores and all(len(each) > 1 for each in scores):
             groups.setdefault(scores, []).append(method)
-    return [f"{_listed(group)} score exactly the same with every seed." for group in groups.values() if len(group) > 1]
+    same = [group for group in groups.values() if len(group) > 1]
+    sentences = [f"{_listed(group)} score exactly the same with every seed." for group in same]
+    if constant:
+        score = "scores" if len(constant) == 1 else "score"
+        sentences.append(f"{_listed(constant)} {score} with every seed what one answer to everything does.")
+    return sentences
+
+
+def _is_constant(row: StudyRow, test: str) -> bool:
+    """Whether each of its scores is that of the most frequent answer: a correlation of 0, or its accuracy."""
+    scores = [score for cell in row.best for score in scores_after(cell) if score.name == test]
+    return bool(scores) and all(
+        score.value == (0.0 if score.metric == "matthews" else score.majority) for score in scores
+    )
+
+
+def _failures(study: StudyResults) -> list[str]:
+    """Each row's, with the first reason."""
+    sentences = []
+    for row in study.rows:
+        failed = [cell for cell in row.cells if cell.status != "ok"]
+        if failed:
+            cells = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+            rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(cell.settings["learning_rate"] for cell in failed))
+            sentences.append(f"{row.label}: {cells} failed, at a learning rate of {rates}: {failed[0].reason}.")
+    return sentences
 
 
 def _memory(study: StudyResults) -> list[str]:

@@ -30,12 +30,12 @@ def study_cells(study: StudyResults, row: StudyRow) -> list[str]:
     best, tests = row.best, study.shown
     if not best:
         return [*names, row.cells[0].status, NONE, *(NONE for _ in tests), NONE, NONE, NONE]
-    tried = sorted({cell.settings["learning_rate"] for cell in row.cells})
+    tried = [f"{rate:g}{'' if trained else ' (failed)'}" for rate, trained in row.tried.items()]
     trained = best[0].measurements["trained_parameters"].p50
     return [
         *names,
         f"{trained:,.0f}",
-        f"{best[0].settings['learning_rate']:g} of {', '.join(f'{each:g}' for each in tried)}",
+        f"{best[0].settings['learning_rate']:g} of {', '.join(tried)}",
         *(spread_text(row.values(name)) for name in tests),
         spread_text(row.losses),
         seconds_text(median(cell.measurements["training_time"].p50 for cell in best)),
@@ -56,10 +56,17 @@ def study_heading(study: StudyResults) -> str:
     """What was trained, where and when."""
     cells = study.cells
     first, machines = cells[0], dict.fromkeys(machine_text(cell.machine) for cell in cells)
-    return (
-        f"recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. {'; '.join(machines)}; "
-        f"{source_text(cells)}. Learning rate chosen on the held-out part with the first seed; mean ± standard "
-        "deviation over seeds, the median of training times, the most memory."
+    sentences = []
+    if any(len(row.tried) > 1 for row in study.rows):
+        sentences.append("Learning rate chosen on the held-out part with the first seed, of equal ones the lowest.")
+    if any(len(row.best) > 1 for row in study.rows):
+        sentences.append("Mean ± standard deviation over seeds, the median of training times, the most memory.")
+    return " ".join(
+        [
+            f"recipe {first.notes['recipe']}, {first.shape.name}, {first.dtype}. {'; '.join(machines)}; "
+            f"{source_text(cells)}.",
+            *sentences,
+        ]
     )
 
 

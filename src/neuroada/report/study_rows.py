@@ -41,6 +41,12 @@ class StudyRow:
         rate = _rate(max(first, key=lambda cell: cell.measurements["selection"].p50))
         return sorted((cell for cell in trained if _rate(cell) == rate), key=lambda cell: cell.seed)
 
+    @property
+    def tried(self) -> dict[float, bool]:
+        """Learning rates in ascending order, and whether a cell of it was trained to its end."""
+        rates = sorted({_rate(cell) for cell in self.cells})
+        return {rate: any(_rate(cell) == rate and cell.status == "ok" for cell in self.cells) for rate in rates}
+
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
         return [score.value for cell in self.best for score in scores_after(cell) if score.name == test]
