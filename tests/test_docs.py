@@ -43,7 +43,7 @@ def test_the_blocks_about_selection_run_one_after_the_other(capsys: pytest.Captu
     assert any("trainable params" in line for line in lines)
 
 
-@pytest.mark.parametrize("page", ["with-lora"])
+@pytest.mark.parametrize("page", ["with-lora", "neat"])
 def test_blocks_of_a_page_run_one_after_the_other(page: str, in_empty_folder: Path):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

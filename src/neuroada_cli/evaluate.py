@@ -26,8 +26,12 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the data sets; default: the run's own, or the hub.")
     ] = None,
     records: Annotated[
-        int | None,
-        typer.Option(help="Records of each test, chosen by the seed; default: the run's, or all.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="INTEGER|all",
+            help="Records of each test, chosen by the seed; default: the run's, or all.",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Records answered at a time; default: the run's, or 16.", show_default=False)

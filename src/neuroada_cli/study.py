@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from neuroada_cli.bundled import list_bundled
+
 
 def study(
     name: Annotated[
@@ -27,21 +29,19 @@ def study(
 
     Several machines that share the output folder share the work: start the same command on each.
     """
+    if not name:
+        list_bundled("studies")
+        return
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from filelock import FileLock
 
-        from neuroada.measure.grid import bundled_studies, find_study
+        from neuroada.measure.grid import find_study
         from neuroada.measure.record import Record, append_records, read_records
         from neuroada.measure.study import run_study
 
-    if not name:
-        for known_name, path in bundled_studies().items():
-            said = path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-            console.print(f"{known_name:<18}{said}", soft_wrap=True, markup=False)
-        return
     file = find_study(name)
 
     def name_of(record: Record) -> tuple[str, str, str, str]:

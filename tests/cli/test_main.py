@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from neuroada.measure.grid import bundled_studies
+from neuroada.runs.recipe import bundled_recipes
 from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
@@ -32,18 +34,25 @@ def test_help_is_the_snapshot():
     assert printed == HELP.read_text(), f"if this is meant, write the new help to {HELP}"
 
 
-def test_help_imports_nothing_heavy():
-    script = """
+@pytest.mark.parametrize("command", [["train", "--help"], ["recipes"], ["study"]], ids=" ".join)
+def test_help_and_lists_import_nothing_heavy(command: list[str]):
+    script = f"""
 import sys
 from neuroada_cli.main import app
 try:
-    app(["train", "--help"])
+    app({command!r})
 except SystemExit:
     pass
-print(sorted({"torch", "transformers", "peft", "datasets", "neuroada"} & set(sys.modules)))
+print(sorted({{"torch", "transformers", "peft", "datasets", "neuroada"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_lists_name_every_file():
+    for command, names in (("recipes", bundled_recipes()), ("study", bundled_studies())):
+        lines = CliRunner().invoke(app, [command]).stdout.splitlines()
+        assert [line.split()[0] for line in lines] == list(names)
 
 
 def test_error_is_one_plain_message_and_exit_code_2():

@@ -141,6 +141,8 @@ def test_a_run_is_scored_by_its_own_settings_where_no_others_are_given(tiny_mode
     assert evaluate(target, [], None, read_settings({}), QUIET).plain() == summary["scores_after"]
     other = evaluate(target, [], None, read_settings({"records": 4, "sampling": None}), QUIET)
     assert [(score.name, score.count) for score in other.scores] == [("piqa", 4)]
+    whole = evaluate(target, ["piqa"], None, read_settings({"records": "all"}), QUIET)
+    assert whole.scores[0].count > 4
     named = evaluate(target, ["piqa", "boolq", "gsm8k"], None, read_settings({"max_new_tokens": 3}), QUIET)
     assert named.plain()[0] == summary["scores_after"][0]
     counts = {score.name: score.count for score in named.scores}
@@ -180,6 +182,8 @@ def test_a_model_is_scored_on_any_tests(tiny_model_dir, data_dir):
         evaluate(str(tiny_model_dir), [], data_dir, settings, QUIET)
     with pytest.raises(ConfigError, match=r"--batch-size 0: Input should be greater than 0"):
         read_settings({"batch_size": 0})
+    with pytest.raises(ConfigError, match=r"--records some: Input should be a valid integer"):
+        read_settings({"records": "some"})
 
 
 def test_a_run_that_is_not_complete_is_not_scored(tiny_model_dir, data_dir, tmp_path):

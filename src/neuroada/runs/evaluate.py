@@ -74,13 +74,14 @@ def evaluate(
 
 
 def read_settings(values: Mapping[str, Any]) -> EvaluationSection:
-    """The section with these values; None stands for its default.
+    """The section with these values; None stands for its default, and "all" for no limit.
 
     Raises:
         ConfigError: a value that cannot be meant.
     """
     try:
-        return EvaluationSection(**{name: value for name, value in values.items() if value is not None})
+        given = {name: None if value == "all" else value for name, value in values.items() if value is not None}
+        return EvaluationSection(**given)
     except ValidationError as error:
         problems = [
             f"--{str(item['loc'][0]).replace('_', '-')} {item['input']}: {item['msg']}" for item in error.errors()
