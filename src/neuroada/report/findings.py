@@ -35,7 +35,7 @@ CLAIMS = {
     "neat-cifar10": (
         "NEAT's paper (Table 4, ViT-base, 10 epochs) has CIFAR-10 at 98.92 for full fine-tuning, 98.78 for LoRA with "
         "581 thousand values, 98.70 for NEAT with 258 thousand and 96.41 for a linear probe; over eight sets NEAT has "
-        "86.15 and LoRA 77.58, most of which StanfordCars and FGVC make."
+        "86.15 and LoRA 77.58, a difference that StanfordCars and FGVC make almost alone."
     ),
     "neat-variants": (
         "NEAT's paper (Table 6, ViT-base) has CIFAR-10 at 98.70 for NEAT and at 98.68 for either ablation; over eight "
