@@ -80,7 +80,9 @@ def read_settings(values: Mapping[str, Any]) -> EvaluationSection:
         ConfigError: a value that cannot be meant.
     """
     try:
-        given = {name: None if value == "all" else value for name, value in values.items() if value is not None}
+        given: dict[str, Any] = {
+            name: None if value == "all" else value for name, value in values.items() if value is not None
+        }
         return EvaluationSection(**given)
     except ValidationError as error:
         problems = [
