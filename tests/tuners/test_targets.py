@@ -86,18 +86,31 @@ def test_names_that_match_nothing_list_near_ones(kind, asked, found):
 
 
 @every_method
+@pytest.mark.parametrize("narrowing", [{"modules_to_save": ["lm_head"]}, {"exclude_modules": ["lm_head"]}], ids=str)
+def test_near_names_are_listed_whatever_is_left_out_elsewhere(kind, narrowing):
+    refused(kind, tiny("llama"), TargetError, "no module .* Did you mean q_proj", target_modules=["q_prj"], **narrowing)
+
+
+@every_method
 @pytest.mark.parametrize(
-    "config",
+    ("config", "found"),
     [
-        {"target_modules": ["q_proj"], "layers_to_transform": [7]},
-        {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
-        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "blocks"},
-        {"target_modules": []},
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [7]},
+            r"\[7\]: nothing is left of .*layers\.0.*q_proj and",
+        ),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "nothing is left of .*q_proj"),
+        ({"target_modules": r".*\.q_proj", "exclude_modules": ["q_proj"]}, "nothing is left of .*q_proj"),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "blocks"},
+            "layers_pattern='blocks': nothing is left of .*q_proj",
+        ),
+        ({"target_modules": []}, r"target_modules=\[\]: no module"),
     ],
-    ids=["layer", "all excluded", "pattern", "empty list"],
+    ids=["layer", "all excluded", "pattern of names", "pattern of layers", "empty list"],
 )
-def test_selections_that_leave_nothing(kind, config):
-    refused(kind, tiny("llama"), TargetError, "q_proj|target_modules", **config)
+def test_selections_that_leave_nothing(kind, config, found):
+    refused(kind, tiny("llama"), TargetError, found, **config)
 
 
 @every_method

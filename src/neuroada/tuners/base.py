@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,6 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
-    _ExcludedModule,
     _maybe_include_all_linear_layers,
     onload_layer,
 )
@@ -25,6 +25,9 @@ from neuroada.layers.base_layer import require_supported, storage_uses
 from neuroada.selection import require_finite
 from neuroada.tuners.files import AdapterFile
 from neuroada.tuners.processes import has_weights
+
+NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+"""Fields of PEFT's that take modules out of what `target_modules` names."""
 
 
 class AdapterModel(BaseTuner):
@@ -212,13 +215,15 @@ def find_targets(tuner: BaseTuner, peft_config: AdapterConfig, model: nn.Module)
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
     modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
-    matches = {name: tuner._check_target_module_exists(peft_config, name) for name in modules}
-    targets = {name: modules[name] for name, match in matches.items() if match}
+    targets = {name: module for name, module in modules.items() if _matches(tuner, peft_config, name)}
     _require_one_name_each(targets, modules)
-    excluded = [name for name, match in matches.items() if isinstance(match, _ExcludedModule)]
     if not targets:
-        raise _nothing_matched(peft_config, modules, excluded)
+        raise _nothing_matched(tuner, peft_config, modules)
     return targets
+
+
+def _matches(tuner: BaseTuner, config: AdapterConfig, name: str) -> bool:
+    return bool(tuner._check_target_module_exists(config, name))
 
 
 def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:
@@ -233,15 +238,20 @@ def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.
             )
 
 
-def _nothing_matched(config: AdapterConfig, modules: dict[str, nn.Module], excluded: list[str]) -> TargetError:
+def _nothing_matched(tuner: BaseTuner, config: AdapterConfig, modules: dict[str, nn.Module]) -> TargetError:
     asked = config.target_modules
     names = [asked] if isinstance(asked, str) else sorted(asked or ())
-    narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-    given = [f"{field}={getattr(config, field)!r}" for field in narrowing if getattr(config, field) is not None]
-    request = " with ".join([f"target_modules={names}", *([", ".join(given)] if given else [])])
+    given = {field: getattr(config, field) for field in NARROWING if getattr(config, field) is not None}
+    narrowing = ", ".join(f"{field}={value!r}" for field, value in given.items())
+    request = f"target_modules={names}" + (f" with {narrowing}" if given else "")
+    wider = copy.copy(config)
+    for field in given:
+        setattr(wider, field, None)
+    meant = [name for name in modules if _matches(tuner, wider, name)]
+    if meant:
+        found = f"nothing is left of {meant[0]}" + (f" and {len(meant) - 1} more" if meant[1:] else "")
+        return TargetError(request, found, "Widen the targets or the layers, or exclude less")
     known = sorted({name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "weight")})
-    if excluded or (given and any(name.rpartition(".")[2] in known for name in names)):
-        return TargetError(request, "nothing is left to adapt", "Widen the targets or the layers, or exclude less")
     near = [match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
     hint = (
         f"Did you mean {', '.join(dict.fromkeys(near))}" if near else f"Modules with a weight: {', '.join(known[:20])}"
