@@ -90,7 +90,7 @@ def _merge_text(merge: dict[str, Any] | None) -> str | None:
         return None
     if merge["equal"]:
         return f"yes, bit for bit ({merge['logits']:,} logits of a held-out batch)"
-    return f"no, {difference_text(merge)}"
+    return f"not bit for bit: {difference_text(merge)}"
 
 
 def _held_out_pair(summary: dict[str, Any]) -> tuple[str, str]:

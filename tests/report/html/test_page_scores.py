@@ -15,7 +15,7 @@ def test_costs_and_a_merge_that_differs(make_run):
         "tokens a second1,234",
         "2.00 MBresident, whole process",
         "5.00 kB",
-        "no2 of 10 logits of a held-out batch differ, by up to 0.5",
+        "not bit for bit2 of 10 logits of a held-out batch differ, by up to 0.5",
     ):
         assert phrase in text
 

@@ -266,8 +266,8 @@ def _merged(run: Run) -> Cell | None:
     if merge is None:
         return None
     if merge.equal:
-        return Cell("yes", f"bit for bit, {merge.logits:,} logits of a held-out batch", 1.0)
-    return Cell("no", difference_text(merge.model_dump()), 0.0)
+        return Cell("bit for bit", f"{merge.logits:,} logits of a held-out batch", 1.0)
+    return Cell("not bit for bit", difference_text(merge.model_dump()), 0.0)
 
 
 FACTS: dict[str, Callable[[Run], Cell | None]] = {
