@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuroada.errors import MergeError
-from specimens import adapted_layers, logits, same_bits, tiny
+from specimens import METHODS, adapted_layers, logits, same_bits, tiny
 
 from .mixing import (
     NEUROADA,
@@ -123,6 +123,33 @@ def test_ours_then_lora_may_be_merged_one_after_the_other_but_not_the_other_way(
         with pytest.raises(MergeError, match=message):
             merge()
     assert same_weights(plain_weights(model), merged)
+
+
+@every_method
+@both_orders
+def test_lora_is_merged_alone_only_around_what_does_not_read_the_weight(kind, order):
+    model = mixed(tiny("llama"), kind, order)
+    both, before = logits(model), plain_weights(model)
+    if kind is NEUROADA:
+        model.merge_adapter(["lora"])
+        torch.testing.assert_close(logits(model), both, rtol=1e-4, atol=1e-5)
+        return
+    found = r"Merging lora around \S+q_proj: ours, inside it, reads the pretrained weight.* Merge both together"
+    with pytest.raises(MergeError, match=found):
+        model.merge_adapter(["lora"])
+    assert same_weights(plain_weights(model), before)
+    assert same_bits(logits(model), both)
+    model.set_adapter(["lora"])
+    alone = logits(model)
+    model.merge_adapter(["lora"])
+    torch.testing.assert_close(logits(model), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_beside_the_weight_lets_lora_be_merged():
+    model = mixed(tiny("llama"), METHODS[1], variant="nonlinear_lora")
+    both = logits(model)
+    model.merge_adapter(["lora"])
+    torch.testing.assert_close(logits(model), both, rtol=1e-4, atol=1e-5)
 
 
 def test_a_weight_that_someone_else_wrote_to_is_still_noticed():

@@ -83,6 +83,10 @@ class NeatLinear(AdapterLayer):
         delta = delta_weight(self._pretrained_weight(), self.theta(adapter), self.networks[adapter])
         return delta.T if self.transposed else delta
 
+    def reads_weight(self, name: str) -> bool:
+        """Whether an adapter's update is a function of the pretrained weight, so that nobody else may change it."""
+        return self.networks[name].variant != "nonlinear_lora"
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the update is a matrix of rank R."""
         return True

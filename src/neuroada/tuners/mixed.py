@@ -18,7 +18,7 @@ from torch import nn
 
 from neuroada.config import AdapterConfig
 from neuroada.errors import MergeError, TargetError
-from neuroada.layers import AdapterLayer
+from neuroada.layers import AdapterLayer, NeatLinear
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel, find_targets, require_usable_names
 from neuroada.tuners.files import PEFT_PREFIX
@@ -108,13 +108,15 @@ class HybridModel(MixedModel):
         """Merge as PEFT does, but ours before the LoRA around it: first base + deltas, rounded, then what LoRA adds.
 
         Raises:
-            MergeError: LoRA is merged around a layer of ours that is not.
+            MergeError: LoRA is merged around a layer of ours that is not, or would be around an active NEAT adapter,
+                which reads the weight.
         """
         if not self._has_ours():
             super().merge_adapter(adapter_names, safe_merge)
             return
         self._check_merge_allowed()
         self._require_unmerged_around(adapter_names)
+        self._require_weight_to_read(adapter_names)
         for chain in self._chains():
             for layer in reversed(chain):
                 with onload_layer(layer):
@@ -156,6 +158,22 @@ class HybridModel(MixedModel):
                         f"Merging {', '.join(names)} into {inner.name}",
                         f"{', '.join(outer.merged_adapters)}, which is around it, is merged already",
                         "Call unmerge_adapter() first, then merge both together",
+                    )
+
+    def _require_weight_to_read(self, adapter_names: list[str] | None) -> None:
+        for chain in self._chains():
+            for outer, inner in pairwise(chain):
+                if not isinstance(inner, NeatLinear):
+                    continue
+                wanted = adapter_names or outer.active_adapters
+                around = outer._get_available_adapters().intersection(wanted)
+                left = set(inner.present(inner.active_adapters)).difference(wanted, inner.merged_adapters)
+                reading = sorted(filter(inner.reads_weight, left))
+                if around and reading:
+                    raise MergeError(
+                        f"Merging {', '.join(sorted(around))} around {inner.name}",
+                        f"{', '.join(reading)}, inside it, reads the pretrained weight, and would read the merged one",
+                        "Merge both together, or deactivate it with set_adapter",
                     )
 
     def _chains(self) -> Iterator[Chain]:
