@@ -56,10 +56,20 @@ def test_k_distinct_inputs_ascending_and_the_same_again(name, seed, rows, width,
 def test_scaling_the_weight_changes_no_choice(name, seed, rows, width, ties, share):
     weight, gradient, inputs = drawn(seed, rows, width, ties=False)
     k = max(1, round(share * width))
-    found, scaled = (
-        select(each, k, name, 7, "layer", gradient=gradient, inputs=inputs) for each in (weight, 0.25 * weight)
+    found, *scaled = (
+        select(scale * weight, k, name, 7, "layer", gradient=gradient, inputs=inputs) for scale in (1, 0.25, 2.0**-20)
     )
-    assert torch.equal(found, scaled)
+    assert all(torch.equal(found, each) for each in scaled)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_no_choice_of_wide_rows_of_small_weights_is_rounded_away(name):
+    weight, gradient, inputs = drawn(2, 64, 512, ties=False)
+    for k in (1, 5, 60):
+        found, small = (
+            select(each, k, name, 7, "layer", gradient=gradient, inputs=inputs) for each in (weight, 2.0**-24 * weight)
+        )
+        assert torch.equal(found, small)
 
 
 DEFINITIONS = {

@@ -71,12 +71,18 @@ def _low_rank(weight: Tensor, statistics: Statistics) -> Tensor:
 
 
 def _small_of_large_gradients(weight: Tensor, statistics: Statistics) -> Tensor:
-    """Above 0 where the gradient is among the largest of its row, by falling |w|; below it by the gradient."""
-    gradient, magnitude = _gradient(weight, statistics), weight.float().abs()
+    """Minus the place of an entry in its row: first those of the largest gradients by |w|, then the rest by gradient.
+
+    Places, not values, so that no difference is rounded away, however small the weights are.
+    """
+    gradient = _gradient(weight, statistics)
     count = max(1, round(LARGE_GRADIENTS * weight.shape[1]))
     large = gradient >= gradient.topk(count, dim=1).values[:, -1:]
-    falling = 1 + (magnitude.amax(dim=1, keepdim=True) - magnitude)
-    return torch.where(large, falling, gradient / gradient.amax(dim=1, keepdim=True).clamp(min=1e-38) - 1)
+    order = gradient.argsort(dim=1, descending=True, stable=True)
+    size = weight.abs().masked_fill(~large, torch.inf).gather(1, order)
+    order = order.gather(1, size.argsort(dim=1, stable=True))
+    places = torch.arange(weight.shape[1], dtype=torch.float32, device=weight.device).expand(order.shape)
+    return torch.zeros_like(gradient).scatter(1, order, -places).where(gradient.isfinite(), torch.nan)
 
 
 def _criterion(score: ScoreFunction, *needs: str) -> Criterion:

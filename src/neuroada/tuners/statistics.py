@@ -13,13 +13,16 @@ from accelerate.utils import send_to_device
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroada.errors import ConfigError, WeightError
 from neuroada.layers import NeuroAdaLinear
 
 MAX_MEMORY = 1 << 28
 """Bytes of gradients held at a time unless the caller says otherwise: a choice."""
+
+IGNORED = -100
+"""The label of what is not in the loss, as Transformers has it."""
 
 Batches = Sequence[Mapping[str, Any]]
 
@@ -74,7 +77,7 @@ def gathering(
             for each in sums:
                 if together:
                     each.sum_over_processes()
-                each.require_gradient()
+                each.require_found()
             return sums
 
         yield groups, summed
@@ -92,6 +95,32 @@ def _groups(layers: Sequence[NeuroAdaLinear], max_memory: int) -> Iterator[list[
         group.append(layer)
         room -= size
     yield group
+
+
+class Padding:
+    """Which tokens of a batch are real, for each layer: a decoder beside an encoder has tokens of its own."""
+
+    def __init__(self, model: PeftModel, batch: Mapping[str, Any]):
+        """By the batch's masks [B, T], 0 on padding; a decoder's is made of the labels if there is none."""
+        self.source = self.target = batch.get("attention_mask")
+        self.encoder: nn.Module | None = None
+        self.decoder: frozenset[nn.Module] = frozenset()
+        self.encoded = 0
+        base: Any = model.get_base_model()
+        if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+            labels = batch.get("labels")
+            self.target = batch.get("decoder_attention_mask", None if labels is None else labels != IGNORED)
+            self.encoder, self.decoder = base.get_encoder(), frozenset(base.get_decoder().modules())
+
+    def note(self, encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook of the encoder: where its output is, which the decoder's cross-attention reads."""
+        self.encoded = output[0].data_ptr()
+
+    def mask(self, layer: nn.Module, x: Tensor) -> Tensor | None:
+        """[B, T] of a layer's input [B, T, I], or None where all of it counts."""
+        reads_target = layer in self.decoder and x.data_ptr() != self.encoded
+        mask = self.target if reads_target else self.source
+        return mask if mask is not None and mask.shape == x.shape[:-1] else None
 
 
 class Sums:
@@ -113,18 +142,26 @@ class Sums:
         """Norms [I]."""
         return None if self.squares is None else self.squares.sqrt()
 
-    def see(self, mask: Tensor | None, layer: NeuroAdaLinear, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """A forward hook. mask: [B, T], 0 on padding."""
+    def see(self, padding: Padding, layer: NeuroAdaLinear, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A forward hook."""
         x = args[0].detach()
+        rows = x.reshape(-1, x.shape[-1])
         if self.squares is not None:
-            real = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.reshape(-1, x.shape[-1])
+            mask = padding.mask(layer, x)
+            real = rows if mask is None else x[mask.bool()]
             self.squares += real.float().square().sum(dim=0)
         if self.gradient is not None and output.requires_grad:
-            output.register_hook(partial(self.add, x.reshape(-1, x.shape[-1])))
+            output.register_hook(partial(self.add, rows, rows._version))
 
-    def add(self, x: Tensor, dy: Tensor) -> None:
+    def add(self, x: Tensor, version: int, dy: Tensor) -> None:
         """A hook on the output's gradient."""
         assert self.gradient is not None
+        if x._version != version:
+            raise WeightError(
+                f"Choosing inputs of {self.layer.name} by gradients",
+                "the model wrote to the layer's input after the layer had used it",
+                "Choose by the weights alone, or leave the layer out with exclude_modules",
+            )
         self.gradient.addmm_(dy.reshape(-1, dy.shape[-1]).T.float(), x.float())
 
     def sum_over_processes(self) -> None:
@@ -133,8 +170,14 @@ class Sums:
             if tensor is not None:
                 dist.all_reduce(tensor)
 
-    def require_gradient(self) -> None:
-        """Raise WeightError if a gradient is wanted and there is none."""
+    def require_found(self) -> None:
+        """Raise WeightError if a statistic is wanted and there is nothing in it."""
+        if self.squares is not None and not self.squares.any():
+            raise WeightError(
+                f"Choosing inputs of {self.layer.name} by their norms",
+                "no token of the batches reaches it",
+                "Give batches in which the layer takes part, or leave it out with exclude_modules",
+            )
         if self.gradient is not None and not self.gradient.any():
             raise WeightError(
                 f"Choosing inputs of {self.layer.name} by gradients",
@@ -149,9 +192,11 @@ def _add_batch(
     """One batch forward, and backward down to the first of the layers whose gradient is wanted."""
     batch = cast("Mapping[str, Any]", send_to_device(dict(batch), next(model.parameters()).device))
     wants_gradient = sums[0].gradient is not None
-    mask = batch.get("attention_mask")
+    padding = Padding(model, batch)
     wanted = [each.layer.neuroada_deltas[name] for each in sums]
-    handles = [each.layer.register_forward_hook(partial(each.see, mask)) for each in sums]
+    handles = [each.layer.register_forward_hook(partial(each.see, padding)) for each in sums]
+    if padding.encoder is not None:
+        handles.append(padding.encoder.register_forward_hook(padding.note))
     try:
         with _prepared(model, name, layers, wanted), torch.set_grad_enabled(wants_gradient):
             loss = getattr(model(**batch), "loss", None)

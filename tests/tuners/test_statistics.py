@@ -1,0 +1,130 @@
+"""What is summed over calibration batches, and the layers of which nothing can be."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import CausalLMOutput
+
+from neuroada import NeuroAdaConfig, NeuroAdaLinear, regrow, reselect
+from neuroada.errors import ConfigError, WeightError
+from neuroada.selection import top_k
+from specimens import tiny, token_ids
+
+LENGTH = 10
+
+
+class Branches(nn.Module):
+    """Two layers one after the other; what is between them is handled as `between` says."""
+
+    def __init__(self, between):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.unused = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.between = between
+
+    def forward(self, x: Tensor) -> CausalLMOutput:
+        hidden = self.a(x)
+        output = self.b(hidden)
+        return CausalLMOutput(loss=self.between(hidden, output).square().mean(), logits=output)
+
+
+def added(hidden: Tensor, output: Tensor) -> Tensor:
+    return hidden + output
+
+
+def added_in_place(hidden: Tensor, output: Tensor) -> Tensor:
+    return hidden.add_(output)
+
+
+def inputs_of(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        layer.name: layer.neuroada_indices["default"].clone()
+        for layer in model.modules()
+        if isinstance(layer, NeuroAdaLinear)
+    }
+
+
+def branches(between, *names: str, **config) -> nn.Module:
+    return get_peft_model(Branches(between), NeuroAdaConfig(k=1, target_modules=list(names), **config))
+
+
+DATA = [{"x": torch.randn(4, 6, generator=torch.Generator().manual_seed(1))}]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "found"),
+    [
+        ("wanda", "Choosing inputs of unused by their norms: no token of the batches reaches it"),
+        ("gradient", "Choosing inputs of unused by gradients: the batches give it none"),
+        (lambda weight, statistics: weight.abs(), "Choosing inputs of unused by their norms: no token"),
+    ],
+    ids=["wanda", "gradient", "own"],
+)
+def test_a_layer_that_the_batches_pass_by_is_named(criterion, found):
+    model = branches(added, "a", "unused")
+    before = inputs_of(model)
+    with pytest.raises(WeightError, match=f"{found}.* exclude_modules"):
+        reselect(model, DATA, criterion, progress=False)
+    after = inputs_of(model)
+    assert all(torch.equal(indices, after[name]) for name, indices in before.items())
+
+
+def test_an_input_that_is_overwritten_after_its_use_is_not_taken_for_what_it_was():
+    reselect(branches(added, "a", "b"), DATA, "gradient", progress=False)
+    with pytest.raises(WeightError, match="Choosing inputs of b by gradients: the model wrote to the layer's input"):
+        reselect(branches(added_in_place, "b"), DATA, "gradient", progress=False)
+
+
+def tiny_t5() -> T5ForConditionalGeneration:
+    torch.manual_seed(3)
+    config = T5Config(
+        vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=0
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("with_mask", [False, True], ids=["by the labels", "by a mask of its own"])
+def test_encoder_and_decoder_leave_their_own_padding_out_also_where_they_are_equally_long(with_mask):
+    base, generator = tiny_t5(), torch.Generator().manual_seed(5)
+    source = torch.ones(2, LENGTH, dtype=torch.long)
+    source[:, 4:] = 0
+    target = torch.ones(2, LENGTH, dtype=torch.long)
+    target[1, 7:] = 0
+    ids, labels = (torch.randint(3, 60, (2, LENGTH), generator=generator) for _ in range(2))
+    batch = {"input_ids": ids, "attention_mask": source, "labels": labels.masked_fill(target == 0, -100)}
+    if with_mask:
+        batch["decoder_attention_mask"] = target
+    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(k=3, target_modules=["q", "k", "v", "o", "wi", "wo"]))
+    reselect(model, [batch], "wanda", progress=False)
+
+    chosen = inputs_of(model)
+    assert any("EncDecAttention" in name for name in chosen)
+    seen: dict[str, Tensor] = {}
+    for name in chosen:
+        reads_target = "decoder" in name and not name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
+        mask = (target if reads_target else source).bool()
+        base.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name, mask=mask: seen.update({name: args[0][mask].norm(dim=0)})
+        )
+    with torch.no_grad():
+        base(**batch)
+    for name, indices in chosen.items():
+        scores = base.get_submodule(name).weight.detach().abs() * seen[name]
+        assert torch.equal(indices.long(), top_k(scores, 3)), name
+
+
+def test_an_off_loaded_model_is_refused_by_name():
+    model = get_peft_model(tiny("llama"), NeuroAdaConfig(k=1, target_modules="all-linear"))
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    cpu_offload(model)
+    ids = token_ids()
+    batches, found = [{"input_ids": ids, "labels": ids}], r"q_proj is off-loaded.* Load the model whole"
+    with pytest.raises(ConfigError, match=found):
+        reselect(model, batches, progress=False)
+    with pytest.raises(ConfigError, match=found):
+        regrow(model, optimiser, batches)
