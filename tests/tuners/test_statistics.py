@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from neuroada import NeuroAdaConfig, NeuroAdaLinear, regrow, reselect
 from neuroada.errors import ConfigError, WeightError
 from neuroada.selection import top_k
-from specimens import tiny, token_ids
+from specimens import fill, same_bits, tiny, token_ids
 
 LENGTH = 10
 
@@ -78,6 +78,33 @@ def test_an_input_that_is_overwritten_after_its_use_is_not_taken_for_what_it_was
     reselect(branches(added, "a", "b"), DATA, "gradient", progress=False)
     with pytest.raises(WeightError, match="Choosing inputs of b by gradients: the model wrote to the layer's input"):
         reselect(branches(added_in_place, "b"), DATA, "gradient", progress=False)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"coverage": 0.5}, {"budget": 0.3, "budget_scope": "model", "k": None}], ids=str
+)
+def test_a_state_dict_brings_the_inputs_that_an_adapter_waits_for(config, tmp_path):
+    def waiting():
+        base = Branches(added)
+        settings = {"k": 2, "target_modules": ["a", "b"], "selection": "gradient"} | config
+        return get_peft_model(
+            base, NeuroAdaConfig(**{key: value for key, value in settings.items() if value is not None})
+        )
+
+    model, other = waiting(), waiting()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(ConfigError, match="wait for the data"):
+        other.train()(**DATA[0])
+    reselect(model, DATA, "gradient", progress=False)
+    for trained in (False, True):
+        if trained:
+            fill(model)
+        resumed = waiting()
+        resumed.load_state_dict(model.state_dict())
+        assert inputs_of(resumed).keys() == inputs_of(model).keys()
+        assert all(torch.equal(indices, inputs_of(resumed)[name]) for name, indices in inputs_of(model).items())
+        assert same_bits(resumed.train()(**DATA[0]).logits, model.train()(**DATA[0]).logits)
+        resumed.save_pretrained(tmp_path)
 
 
 def tiny_t5() -> T5ForConditionalGeneration:

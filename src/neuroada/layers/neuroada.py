@@ -142,6 +142,19 @@ class NeuroAdaLinear(AdapterLayer):
         elif adapter_name not in self.neuroada_neurons or len(self.neuroada_neurons[adapter_name]) != shape[0]:
             self.neuroada_neurons[adapter_name] = torch.zeros(shape[0], dtype=torch.int32, device=indices.device)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As any module; indices that were chosen for an adapter that waits for its own end the waiting."""
+        for name in list(self.awaiting):
+            indices, deltas = (state_dict.get(f"{prefix}neuroada_{kind}.{name}") for kind in ("indices", "deltas"))
+            if indices is None or deltas is None:
+                continue
+            present = self.neuroada_indices[name]
+            as_before = indices.shape == present.shape and torch.equal(indices.to(present.device), present)
+            if not as_before or deltas.any():
+                self.resize(name, indices.shape, covers_all=f"{prefix}neuroada_neurons.{name}" not in state_dict)
+                del self.awaiting[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def support(self, names: list[str]) -> Support:
         """The deltas of these adapters, at least one, together."""
         return combine([self._support(name) for name in names], self.in_features)

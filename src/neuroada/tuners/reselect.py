@@ -166,7 +166,9 @@ def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinea
     for layer in layers:
         if layer.neuroada_deltas[name].is_meta:
             found = f"{layer.name} is off-loaded, its deltas are on the meta device"
-            raise ConfigError(asked, found, "Load the model whole, without device_map or cpu_offload, to choose by data")
+            raise ConfigError(
+                asked, found, "Load the model whole, without device_map or cpu_offload, to choose by data"
+            )
         if layer.merged:
             raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
         if layer.disable_adapters or name not in layer.active_adapters:
