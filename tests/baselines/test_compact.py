@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 from functools import partial
 
 import pytest
@@ -214,3 +215,13 @@ def test_a_layer_of_an_empty_support_stays_as_it_is():
 def test_it_needs_one_way_to_choose_entries():
     with pytest.raises(ConfigError, match=r"Mask-based tuning: neither k nor supports is given. Give names and k, or"):
         wrap_compact_mask(network())
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps], ids=["copied", "pickled"])
+def test_a_copy_that_would_not_train_is_refused(duplicate):
+    model = network()
+    wrap_compact_mask(model, NAMES, K)
+    with pytest.raises(ConfigError, match=r"a copy would not train\. Copy after unwrap_compact_mask"):
+        duplicate(model)
+    unwrap_compact_mask(model)
+    duplicate(model)

@@ -131,6 +131,25 @@ def test_falling_is_said_as_well(cell):
     assert "a falls from 1 to 2 deltas a neuron: 0.810, 0.110." in sentences(cells)
 
 
+def test_rows_whose_learning_rate_is_the_last_one_tried_are_named(cell):
+    def row(method, *selections):
+        rates = (0.1, 0.2, 0.3)
+        return [cell(method, rate, 0, each, 0.5) for rate, each in zip(rates, selections, strict=False)]
+
+    cells = [
+        *row("up", 0.1, 0.2, 0.3),
+        *row("up too", 0.2, 0.1, 0.3),
+        *row("down", 0.3, 0.2, 0.1),
+        *row("inside", 0.1, 0.3, 0.2),
+        *row("tied", 0.3, 0.3, 0.3),
+        *row("two rates", 0.1, 0.2),
+    ]
+    assert sentences(cells)[-2:] == [
+        "The largest learning rate of those tried was the best for up and up too.",
+        "The smallest learning rate of those tried was the best for down.",
+    ]
+
+
 def test_what_failed_is_told(cell):
     def failed(rate):
         return cell("b", rate, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[])

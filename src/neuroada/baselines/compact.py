@@ -19,6 +19,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers.pytorch_utils import Conv1D
 
 from neuroada.baselines.mask import chosen_entries, stored_rows
+from neuroada.errors import ConfigError
 from neuroada.ops.sparse_delta import Support, flat, positions
 
 
@@ -71,6 +72,13 @@ class MaskedLinear(nn.Module):
             return self.base(x)
         weight = _Gathered.apply(self.weight, self.values, self.indices, self.neurons, self.transposed)
         return functional_call(self.base, {"weight": weight}, (x,))
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise ConfigError(
+            "Copying or pickling a model with compact masks",
+            "optimisers write to the weights of this one only, and a copy would not train",
+            "Copy after unwrap_compact_mask(model), or copy first and wrap both",
+        )
 
     @torch.no_grad()
     def write(self) -> None:

@@ -179,7 +179,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Take all merged adapters out of the base weight again, bit for bit (I3).
 
         Raises:
-            MergeError: the weight was written to while they were merged; it stays as it is.
+            MergeError: the weight was written to, as `_witness` can tell, while they were merged; it stays as it is.
         """
         if not self.merged:
             return

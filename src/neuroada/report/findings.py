@@ -65,7 +65,7 @@ def findings_text(records: Sequence[Record]) -> str:
 def findings(study: StudyResults) -> list[str]:
     """Sentences, the most general first; of memory where no test was scored. What they call equal may differ by less
     than three seeds can show."""
-    return [*_found(study), *_failures(study)]
+    return [*_found(study), *_edges(study), *_failures(study)]
 
 
 def _found(study: StudyResults) -> list[str]:
@@ -197,6 +197,16 @@ def _is_constant(row: StudyRow, test: str) -> bool:
     return bool(scores) and all(
         score.value == (0.0 if score.metric == "matthews" else score.majority) for score in scores
     )
+
+
+def _edges(study: StudyResults) -> list[str]:
+    """Rows for which a learning rate beyond those that were tried might be better."""
+    sentences = []
+    for edge in ("largest", "smallest"):
+        rows = [row.label for row in study.rows if row.edge == edge]
+        if rows:
+            sentences.append(f"The {edge} learning rate of those tried was the best for {_listed(rows)}.")
+    return sentences
 
 
 def _failures(study: StudyResults) -> list[str]:

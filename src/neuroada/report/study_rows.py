@@ -34,18 +34,34 @@ class StudyRow:
 
         Of equal rates the lower one.
         """
-        trained = [cell for cell in self.cells if cell.status == "ok"]
-        if not trained:
+        if not self.held_out:
             return []
-        first = sorted((cell for cell in trained if cell.seed == trained[0].seed), key=_rate)
-        rate = _rate(max(first, key=lambda cell: cell.measurements["selection"].p50))
-        return sorted((cell for cell in trained if _rate(cell) == rate), key=lambda cell: cell.seed)
+        chosen = max(self.held_out, key=self.held_out.__getitem__)
+        return sorted((cell for cell in self._trained if _rate(cell) == chosen), key=lambda cell: cell.seed)
+
+    @property
+    def held_out(self) -> dict[float, float]:
+        """What each learning rate reached on the held-out part with the first seed, rates in ascending order."""
+        first = [cell for cell in self._trained if cell.seed == self._trained[0].seed]
+        return {_rate(cell): cell.measurements["selection"].p50 for cell in sorted(first, key=_rate)}
+
+    @property
+    def _trained(self) -> list[Record]:
+        return [cell for cell in self.cells if cell.status == "ok"]
 
     @property
     def tried(self) -> dict[float, bool]:
         """Learning rates in ascending order, and whether a cell of it was trained to its end."""
         rates = sorted({_rate(cell) for cell in self.cells})
         return {rate: any(_rate(cell) == rate and cell.status == "ok" for cell in self.cells) for rate in rates}
+
+    @property
+    def edge(self) -> str | None:
+        """The "largest" or "smallest" of three or more learning rates, if that one was better than all others."""
+        reached = [*self.held_out.values()]
+        if len(reached) < 3 or reached.count(max(reached)) > 1:
+            return None
+        return {0: "smallest", len(reached) - 1: "largest"}.get(reached.index(max(reached)))
 
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
