@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from neuroada import NeuroAdaConfig, held
 from neuroada.errors import WeightError
-from neuroada.ops.neat import network
+from neuroada.ops.neat import traced
 from specimens import (
     METHODS,
     NEAT_KINDS,
@@ -97,8 +97,8 @@ def test_twin_with_a_wrong_gradient_fails(monkeypatch):
 
 
 def test_twin_with_a_network_of_another_weight_fails(monkeypatch):
-    right = network._product
-    monkeypatch.setattr(network, "_product", lambda weight, *rest: right(2 * weight, *rest))
+    right = traced._product
+    monkeypatch.setattr(traced, "_product", lambda weight, *rest: right(2 * weight, *rest))
     with pytest.raises(AssertionError):
         require_same_training(get_peft_model(tiny("llama"), NEAT.config()), "aot_eager")
 
@@ -163,6 +163,33 @@ def test_frozen_deltas_keep_no_input():
     assert x.shape not in kept
     output.sum().backward()
     torch.testing.assert_close(x.grad, layer.base_layer.weight.sum(0).expand(3, -1))
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=str)
+def test_a_graph_keeps_no_wider_copy_of_the_weight(kind):
+    model = kind.adapted(tiny("llama").to(torch.bfloat16)).train()
+    layer = model.base_model.model.model.layers[0].mlp.down_proj
+    x = torch.ones(3, layer.in_features, dtype=torch.bfloat16)
+    compiled, kept = torch.compile(layer, fullgraph=True, backend="aot_eager_decomp_partition"), []
+    compiled(x)
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        compiled(x)
+    weight = layer.base_layer.weight
+    assert kept
+    assert not [each.dtype for each in kept if each.numel() >= weight.numel() and each.dtype != weight.dtype]
+
+
+def test_inputs_are_dropped_in_a_graph_too():
+    model = NEAT.adapted(tiny("llama"), dropout=0.5, target_modules=["q_proj", "down_proj"]).train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+
+    def seeded(forward, seed=1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return forward(input_ids=token_ids()).logits
+
+    assert same_bits(seeded(compiled), seeded(model))
+    assert not torch.allclose(seeded(compiled), seeded(compiled, 2), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", METHODS, ids=str)

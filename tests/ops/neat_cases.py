@@ -17,9 +17,9 @@ from neuroada.ops.neat import (
     delta_weight,
     multiplied_input,
     multiplied_output,
-    traced_update,
     updated,
 )
+from neuroada.ops.neat.network import _product
 from neuroada.ops.sparse_delta import FrozenWeight
 
 SIDES = ("input", "output")
@@ -65,8 +65,11 @@ class NeatProblem:
 
     def factored(self) -> Tensor:
         """The same maths in plain operations, differentiated by autograd."""
-        base = F.linear(self.x, self.weight, self.bias)
-        return traced_update(base, self.x, self.weight, self.theta, self.network)
+        state = self.network.finish(_product(self.weight, self.theta.first, self.network), self.theta.hidden)
+        down, up = (factor.to(self.x.dtype) for factor in self.network.factors(state, self.theta.last))
+        base, rows = F.linear(self.x, self.weight, self.bias), self.x.reshape(-1, self.x.shape[-1])
+        output = torch.addmm(base.reshape(-1, base.shape[-1]), rows @ down, up.T, alpha=self.network.scaling)
+        return output.reshape(base.shape)
 
     def leaves(self) -> list[Tensor]:
         """What gradients are asked of."""

@@ -8,8 +8,8 @@ from neuroada.ops.neat.network import (
     delta_weight,
     multiplied_input,
     multiplied_output,
-    traced_update,
 )
+from neuroada.ops.neat.traced import traced_update
 
 __all__ = [
     "ACTIVATIONS",

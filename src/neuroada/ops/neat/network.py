@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroada.ops.sparse_delta.guards import without_autocast
-
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -101,17 +99,6 @@ def delta_weight(weight: Tensor, theta: Theta, network: Network) -> Tensor:
     state = network.finish(_product(weight, theta.first, network), theta.hidden)
     down, up = network.factors(state, theta.last.to(state.dtype))
     return network.scaling * (up @ down.T)
-
-
-def traced_update(base: Tensor, x: Tensor, weight: Tensor, theta: Theta, network: Network) -> Tensor:
-    """`updated` in plain operations for a graph, where W Θ1 is made in each call; weight [O, I]."""
-    x = x.to(base.dtype)
-    with without_autocast(x.device.type):
-        state = network.finish(_product(weight, theta.first, network), theta.hidden)
-        down, up = (factor.to(x.dtype) for factor in network.factors(state, theta.last))
-        inner = x.reshape(-1, x.shape[-1]) @ down
-        output = torch.addmm(base.reshape(-1, base.shape[-1]), inner, up.T, alpha=network.scaling)
-    return output.reshape(base.shape)
 
 
 def _product(weight: Tensor, first: Tensor, network: Network) -> Tensor:
