@@ -145,6 +145,19 @@ def test_one_dense_gradient_lives_at_a_time_and_all_of_them_in_the_papers_form(w
     assert all((layer.weight.grad is None) == (wrap is wrap_compact_mask) for layer in model)
 
 
+def test_a_step_between_forward_and_backward_is_noticed():
+    model = network()
+    values = wrap_compact_mask(model, NAMES, K)
+    loss = model(batches()[0].requires_grad_()).square().sum()
+    for each in values:
+        each.grad = torch.ones_like(each)
+    SGD(values, lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        loss.backward()
+    del loss
+    gc.collect()  # what the traceback held
+
+
 def test_clipping_sees_what_it_sees_with_the_papers_form():
     full, compact = network(), network()
     weights, values = wrap_mask(full, supports=supports()), wrap_compact_mask(compact, supports=supports())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from neuroada.errors import MergeError
 from neuroada.layers import AdapterLayer
 from neuroada.ops.sparse_delta.reference import merged_weight
 from specimens import KINDS, base_weights, changed, fill, logits, same_bits, tiny, trained_parameters
@@ -70,6 +71,15 @@ def test_active_adapters_add_up_and_merge_as_promised(layer, x, names, kind):
     layer.unmerge()
     assert same_bits(layer.base_layer.weight, original)
     assert same_bits(layer(x), together)
+
+
+def test_a_write_of_one_spacing_while_merged_is_noticed(layer, kind):
+    layer.merge(adapter_names=["a"])
+    weight = layer.base_layer.weight
+    with torch.no_grad():
+        weight.copy_(torch.nextafter(weight, torch.full_like(weight, 9)))
+    with pytest.raises(MergeError, match="written to while the adapter was merged"):
+        layer.unmerge()
 
 
 def test_merging_one_after_the_other_is_merging_both_at_once(layer, kind):

@@ -61,6 +61,13 @@ def test_a_name_tells_contents_apart_and_nothing_else(tmp_path, recipe):
     assert len({name(), name(neuroada__k=2), name(training__max_steps=3), name(model__name="other")}) == 4
 
 
+def test_the_cells_of_a_row_have_the_same_content_and_other_rows_another(tmp_path, recipe):
+    methods = {name: {"set": {"neuroada.k": k}, "learning_rates": [0.1, 0.2]} for k, name in ((1, "a"), (2, "b"))}
+    one, other = rows_of(study(tmp_path, recipe=str(recipe), methods=methods), {})
+    assert len({one.cell(rate, seed).row_content for rate in (0.1, 0.2) for seed in (0, 1)}) == 1
+    assert one.cell(0.1, 0).row_content != other.cell(0.1, 0).row_content
+
+
 @pytest.mark.parametrize(
     ("methods", "axis", "message"),
     [

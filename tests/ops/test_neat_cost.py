@@ -228,6 +228,21 @@ def test_training_and_evaluation_are_kept_apart_where_values_cannot_be_looked_at
     assert torch.equal(layer(inputs()), want)
 
 
+def test_another_weight_in_the_same_memory_is_another_weight(layer, made):
+    """As where one was freed and the next one took its place."""
+    layer(inputs())
+    layer.base_layer.weight = nn.Parameter(layer.base_layer.weight.data, requires_grad=False)
+    layer(inputs())
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_16_bit_weight_is_read_in_float32(dtype):
+    weight, first = linear(dtype).weight, torch.randn(RANK, INPUTS, generator=torch.Generator().manual_seed(2))
+    exact = weight.double() @ first.double().T
+    assert (first_product(weight, first) - exact).norm() <= 2**-20 * exact.norm()
+
+
 def test_it_goes_with_the_layer():
     layer = adapted(linear())
     layer(inputs())
