@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 from torch.nn.utils import parametrizations
+from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError, MergeError, NeuroAdaError, TargetError, WeightError
@@ -248,3 +249,36 @@ def test_a_model_made_in_inference_mode(kind):
     outputs.sum().backward()
     (layer,) = adapted_layers(model)
     assert all(parameter.grad is not None for parameter in trained_parameters(layer).values())
+
+
+def adapted_names(model) -> set[str]:
+    return {layer.name for layer in adapted_layers(model)}
+
+
+@every_method
+@pytest.mark.parametrize("asked", [None, "all-linear"])
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_all_linear_keeps_to_the_layers_that_are_asked_for(kind, asked, blocks):
+    """PEFT takes small models' layers by their whole names, and those wherever they are."""
+    base = tiny("llama", num_hidden_layers=blocks)
+    model = get_peft_model(base, kind.config(target_modules=asked, layers_to_transform=[1]))
+    assert len(adapted_names(model)) == 7
+    assert all(".layers.1." in name for name in adapted_names(model))
+    found = r"layers_to_transform=\[7\]: no such layer has a linear module"
+    refused(kind, tiny("llama", num_hidden_layers=blocks), TargetError, found, layers_to_transform=[7])
+
+
+@every_method
+@pytest.mark.parametrize("task", ["TOKEN_CLS", "QUESTION_ANS", None])
+def test_all_linear_leaves_heads_to_modules_to_save(kind, task):
+    models = {"TOKEN_CLS": BertForTokenClassification, "QUESTION_ANS": BertForQuestionAnswering}
+    base = models.get(task, BertForTokenClassification)(tiny("bert").config)
+    model = get_peft_model(base, kind.config(target_modules=None, task_type=task))
+    assert not any("classifier" in name or "qa_outputs" in name for name in adapted_names(model))
+    assert len(adapted_names(model)) == 12
+    whole = {"classifier", "qa_outputs"} & set(model.peft_config["default"].modules_to_save or ())
+    assert bool(whole) == (task is not None), "PEFT trains the head where it knows the task"
+
+
+def test_a_slip_in_all_linear_is_noticed():
+    refused(METHODS[0], tiny("llama"), TargetError, "Did you mean all-linear", target_modules="all_linear")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
@@ -13,7 +10,6 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
-    _maybe_include_all_linear_layers,
     onload_layer,
 )
 from torch import Tensor, nn
@@ -25,9 +21,7 @@ from neuroada.layers.base_layer import require_supported, storage_uses
 from neuroada.selection import require_finite
 from neuroada.tuners.files import AdapterFile
 from neuroada.tuners.processes import has_weights
-
-NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-"""Fields of PEFT's that take modules out of what `target_modules` names."""
+from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
 
 class AdapterModel(BaseTuner):
@@ -42,13 +36,13 @@ class AdapterModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict) -> AdapterConfig:
         if peft_config.target_modules is None:
-            peft_config.target_modules = "all-linear"
+            peft_config.target_modules = ALL_LINEAR
         return peft_config
 
     def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
         """Look at every target before anything is changed."""
         require_usable_names(self.peft_config)
-        _maybe_include_all_linear_layers(peft_config, model)
+        include_all_linear(peft_config, model)
         self.check_targets(peft_config, find_targets(self, peft_config, model))
 
     @classmethod
@@ -204,56 +198,3 @@ def require_usable_names(names: Iterable[str]) -> None:
             raise ConfigError(
                 f"An adapter called {name!r}", "PyTorch keeps names with a dot for modules", "Choose another name"
             )
-
-
-def find_targets(tuner: BaseTuner, peft_config: AdapterConfig, model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model that a configuration means, by name; of nested adapter layers the outermost.
-
-    Raises:
-        TargetError: there is none, or one of them has several names.
-    """
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    inner = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BaseTunerLayer))
-    modules = {name: module for name, module in modules.items() if not name.startswith(inner)}
-    targets = {name: module for name, module in modules.items() if _matches(tuner, peft_config, name)}
-    _require_one_name_each(targets, modules)
-    if not targets:
-        raise _nothing_matched(tuner, peft_config, modules)
-    return targets
-
-
-def _matches(tuner: BaseTuner, config: AdapterConfig, name: str) -> bool:
-    return bool(tuner._check_target_module_exists(config, name))
-
-
-def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:
-    names = Counter(id(module) for module in modules.values())
-    for name, module in targets.items():
-        if names[id(module)] > 1:
-            others = [other for other, same in modules.items() if same is module and other != name]
-            raise TargetError(
-                f"Adapting the module {name}",
-                f"the very same module is also called {', '.join(others)}, where it would stay as it is",
-                "Leave it out with exclude_modules, or give each place a module of its own",
-            )
-
-
-def _nothing_matched(tuner: BaseTuner, config: AdapterConfig, modules: dict[str, nn.Module]) -> TargetError:
-    asked = config.target_modules
-    names = [asked] if isinstance(asked, str) else sorted(asked or ())
-    given = {field: getattr(config, field) for field in NARROWING if getattr(config, field) is not None}
-    narrowing = ", ".join(f"{field}={value!r}" for field, value in given.items())
-    request = f"target_modules={names}" + (f" with {narrowing}" if given else "")
-    wider = copy.copy(config)
-    for field in given:
-        setattr(wider, field, None)
-    meant = [name for name in modules if _matches(tuner, wider, name)]
-    if meant:
-        found = f"nothing is left of {meant[0]}" + (f" and {len(meant) - 1} more" if meant[1:] else "")
-        return TargetError(request, found, "Widen the targets or the layers, or exclude less")
-    known = sorted({name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "weight")})
-    near = [match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
-    hint = (
-        f"Did you mean {', '.join(dict.fromkeys(near))}" if near else f"Modules with a weight: {', '.join(known[:20])}"
-    )
-    return TargetError(request, "no module of the model has such a name", hint)

@@ -20,8 +20,9 @@ from neuroada.config import AdapterConfig
 from neuroada.errors import MergeError, TargetError
 from neuroada.layers import AdapterLayer, NeatLinear
 from neuroada.tuners import processes
-from neuroada.tuners.base import AdapterModel, find_targets, require_usable_names
+from neuroada.tuners.base import AdapterModel, require_usable_names
 from neuroada.tuners.files import PEFT_PREFIX
+from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
 Chain = list[BaseTunerLayer]
 
@@ -37,7 +38,7 @@ class HybridModel(MixedModel):
     @staticmethod
     def _prepare_adapter_config(peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         if isinstance(peft_config, AdapterConfig):
-            peft_config.target_modules = peft_config.target_modules or "all-linear"
+            peft_config.target_modules = peft_config.target_modules or ALL_LINEAR
             return peft_config
         return MixedModel._prepare_adapter_config(peft_config, model_config)
 
@@ -46,8 +47,8 @@ class HybridModel(MixedModel):
         super()._prepare_model(peft_config, model)
         if not self._has_ours():
             return
-        _maybe_include_all_linear_layers(peft_config, model)
         if isinstance(peft_config, AdapterConfig):
+            include_all_linear(peft_config, model)
             require_usable_names(self.peft_config)
             targets = find_targets(self, peft_config, model)
             for name, module in targets.items():
@@ -55,7 +56,9 @@ class HybridModel(MixedModel):
                     _require_plain_lora(layer, name)
             innermost = {name: _inside_lora(module) for name, module in targets.items()}
             _method(peft_config).check_targets(peft_config, innermost)
-        elif type(peft_config) is not LoraConfig or peft_config.use_dora:
+            return
+        _maybe_include_all_linear_layers(peft_config, model)
+        if type(peft_config) is not LoraConfig or peft_config.use_dora:
             for name, module in model.named_modules():
                 if isinstance(_inside_lora(module), AdapterLayer) and self._check_target_module_exists(
                     peft_config, name
