@@ -9,7 +9,15 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from neuroada import NeuroAdaConfig
 from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
-from neuroada.runs.methods import ADAPTERS, METHODS, apply_method, build_config, check_settings, surviving_deltas
+from neuroada.runs.methods import (
+    ADAPTERS,
+    METHODS,
+    apply_method,
+    build_config,
+    check_settings,
+    delta_count,
+    surviving_deltas,
+)
 
 IDS = torch.arange(24).view(2, 12)
 
@@ -178,6 +186,7 @@ def test_deltas_below_half_the_spacing_do_not_survive(make_tiny_llama):
         layer.neuroada_deltas["default"][:3] = 1.0
         layer.neuroada_deltas["default"][3:9] = 1e-9
     assert surviving_deltas(model) == 3
+    assert delta_count(model) == 2 * 64
 
 
 def test_layers_of_other_adapters_are_not_counted(make_tiny_llama):
@@ -188,7 +197,7 @@ def test_layers_of_other_adapters_are_not_counted(make_tiny_llama):
             if isinstance(module, NeuroAdaLinear):
                 for deltas in module.neuroada_deltas.values():
                     deltas.fill_(1.0)
-    assert surviving_deltas(model) == 2 * 64
+    assert surviving_deltas(model) == delta_count(model) == 2 * 64
 
 
 def test_without_its_layers_nothing_is_known(tiny_llama):

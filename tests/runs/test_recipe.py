@@ -81,6 +81,43 @@ def test_the_length_that_is_set_later_takes_the_place_of_the_other(recipe_file: 
     assert (training.num_train_epochs, training.max_steps) == (None, 5)
 
 
+@pytest.mark.parametrize("first", ["training.max_steps=4", "training.num_train_epochs=4"])
+@pytest.mark.parametrize("null_first", [True, False])
+def test_a_length_of_nothing_takes_no_place(recipe_file: Path, first: str, null_first: bool):
+    other = {"training.max_steps=4": "num_train_epochs", "training.num_train_epochs=4": "max_steps"}[first]
+    given = [f"training.{other}=null", first] if null_first else [first, f"training.{other}=null"]
+    training = load_recipe(recipe_file, given).training
+    assert (training.max_steps or training.num_train_epochs) == 4
+    assert getattr(training, other) is None
+
+
+def test_a_budget_takes_the_place_of_the_recipe_s_k(recipe_file: Path):
+    assert load_recipe(recipe_file, ["neuroada.k=3"]).settings["k"] == 3
+    top = recipe_file.with_name("top.yaml")
+    top.write_text("base: mine\nneuroada: {k: 5}\n")
+    assert load_recipe(top, ["neuroada.budget=0.01"]).settings == {"budget": 0.01}
+    assert load_recipe(top, ["neuroada.k=null", "neuroada.budget=0.01"]).settings["budget"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("training.max_steps=2", "training.num_train_epochs=1"),
+        ("training.num_train_epochs=1", "training.max_steps=2"),
+        ("neuroada.k=2", "neuroada.budget=0.1"),
+    ],
+)
+def test_two_that_say_the_same_thing_are_refused(recipe_file: Path, one: str, other: str):
+    keys = [each.partition("=")[0] for each in (one, other)]
+    with pytest.raises(ConfigError, match=f"--set {keys[0]} and --set {keys[1]}: .* Give one of them"):
+        load_recipe(recipe_file, [one, other])
+
+
+def test_what_is_wrong_with_all_of_it_is_said_without_all_of_it(recipe_file: Path):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: regrowth\.every is for method neuroada.*Correct the recipe"):
+        load_recipe(recipe_file, ["regrowth.every=2", "method=lora"])
+
+
 def test_a_base_is_looked_for_beside_the_file_and_then_among_the_bundled(recipe_file: Path):
     recipe_file.write_text("base: quickstart\nseed: 5\n")
     assert load_recipe(recipe_file).model == load_recipe(find_recipe("quickstart")).model
@@ -104,6 +141,7 @@ def test_a_base_that_leads_back_is_an_error(recipe_file: Path):
         ("neuroada.selecton=random", r"no setting 'selecton'. Did you mean 'selection'\?"),
         ("neuroada.peft_type=LORA", r"no setting 'peft_type'"),
         ("neuroada.k=0", r"k=0"),
+        ("neuroada.selection=own", r"neuroada\.selection='own': a recipe cannot hold a function.*Known: magnitude"),
         ("method=neurada", r"no such method. Did you mean 'neuroada'\? Known: neuroada, neat, lora"),
         (
             "data={task: comonsense}",

@@ -68,6 +68,13 @@ def indices(model: torch.nn.Module) -> list:
     return [layer.neuroada_indices["default"].tolist() for layer in layers]
 
 
+def test_the_header_says_how_often(recipe, tmp_path):
+    assert regrowth.regrowth_text(recipe(), 10) is None
+    text = regrowth.regrowth_text(recipe("regrowth.every=2", "regrowth.stop_after=0.6"), 10)
+    assert text == "2 times, every 2 steps before 60% of 10: 30% of each neuron's deltas, by gradient"
+    assert (regrowth.regrowth_text(recipe("regrowth.every=11"), 10) or "").startswith("0 times, every 11 steps")
+
+
 def test_it_is_off_by_default(recipe, tmp_path):
     assert recipe().regrowth.every is None
     assert regrowth.regrowth(recipe(), RunFolder(tmp_path)) == []

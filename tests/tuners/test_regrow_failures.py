@@ -105,6 +105,8 @@ BAD = {
         ConfigError,
         "drop_fraction=1.5: it is not a share of something. Give a number",
     ),
+    "no share": ({"drop_fraction": "half"}, ConfigError, "drop_fraction='half': it is not a share of something"),
+    "no bytes": ({"max_memory": "1GB"}, ConfigError, "max_memory='1GB': no gradient fits into it. Give bytes"),
     "no adapter": ({"adapter_name": "other"}, ConfigError, "Regrowing inputs of adapter 'other': no layer has"),
 }
 
@@ -129,6 +131,8 @@ def test_an_adapter_that_cannot_be_regrown():
         ConfigError, match=r"state of Factored: its 'rows' for deltas of shape \[24, 4\] is a Tensor of \[24\]"
     ):
         regrow(model, Factored(deltas), batches())
+    with pytest.raises(ConfigError, match="Adafactor keeps sums of several deltas.*AdamW or SGD"):
+        regrow(model, torch.optim.Adafactor(deltas), batches())
     model.merge_adapter()
     with pytest.raises(
         MergeError, match=r"Regrowing .*'default': deltas are merged into the weight of .*Unmerge first"

@@ -15,6 +15,7 @@ from neuroada.runs.harness import HarnessTests
 from neuroada.runs.schema import EvaluationSection, Recipe
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
 from neuroada.runs.trained import Trained, load_trained, recipe_of
+from neuroada.tasks import glue
 from neuroada.tasks.generative import Family
 
 
@@ -99,6 +100,9 @@ def _by_family(tests: Sequence[str]) -> list[tuple[Family, list[str]]]:
             found.setdefault(name, [])
             continue
         owners = [family for family in FAMILIES.values() if name in _names(family)]
+        if name in glue.TASKS:
+            reason = "a test of GLUE, which needs the head that a run has trained"
+            raise ConfigError(f"test {name!r}", reason, "Score the run folder, without --tasks")
         if not owners:
             known = dict.fromkeys(each for family in FAMILIES.values() for each in _names(family))
             raise ConfigError(f"test {name!r}", "no such test", near(name, [*FAMILIES, *known]))

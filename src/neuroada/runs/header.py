@@ -11,6 +11,7 @@ from neuroada.runs.calibration import waits_for_data
 from neuroada.runs.environment import describe_device
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import ADAPTERS, METHODS, Trainee, most_deltas, placement
+from neuroada.runs.regrowth import regrowth_text
 from neuroada.runs.report import share_text
 from neuroada.runs.schema import Recipe
 from neuroada.runs.sharding import LATER, is_sharded
@@ -36,6 +37,7 @@ def header(
         ("trainable", share_text(prepared.trainee.trained, whole) + _until_data(recipe, prepared.trainee)),
         ("device", describe_device(arguments.device)),
         ("steps", _steps_text(recipe, arguments, data.tokens)),
+        ("regrowth", regrowth_text(recipe, arguments.max_steps)),
         ("reports", tracker_text(recipe.training.report_to, folder)),
         ("run folder", str(folder.path)),
     ]

@@ -18,6 +18,8 @@ from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta.torch import shifted
 from neuroada.runs.masks import Mask, MaskConfig
+from neuroada.selection import CRITERIA
+from neuroada.selection import OWN as OWN_SELECTION
 from neuroada.tasks.classification import head_modules
 
 
@@ -141,6 +143,9 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a setting that the method does not have, or a value that it refuses.
     """
+    if settings.get("selection") == OWN_SELECTION:
+        found = "a recipe cannot hold a function that chooses"
+        raise ConfigError(f"{name}.selection={OWN_SELECTION!r}", found, near("", CRITERIA))
     if name in ADAPTERS:
         build_config(name, settings, TaskType.CAUSAL_LM)
     elif name == "mask":
@@ -217,20 +222,29 @@ def most_deltas(model: nn.Module) -> int | None:
     return max((support.indices.shape[1] for support in supports), default=None)
 
 
+def delta_count(model: nn.Module) -> int:
+    """Deltas of NeuroAda's active adapters, of which `surviving_deltas` are those that count."""
+    return sum(layer.support(names).deltas.numel() for layer, names in _active(model))
+
+
 @torch.no_grad()
 def surviving_deltas(model: nn.Module) -> int | None:
     """How many deltas change their weight after rounding to its dtype.
 
     None without NeuroAda's layers, and where the pretrained values are not at hand (sharded or off-loaded).
     """
-    active = [(layer, layer.present(layer.active_adapters)) for layer in _neuroada_layers(model)]
-    counts = [_surviving(layer, names) for layer, names in active if names]
+    counts = [_surviving(layer, names) for layer, names in _active(model)]
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None
 
 
 def _neuroada_layers(model: nn.Module) -> list[NeuroAdaLinear]:
     return [module for module in model.modules() if isinstance(module, NeuroAdaLinear)]
+
+
+def _active(model: nn.Module) -> list[tuple[NeuroAdaLinear, list[str]]]:
+    found = [(layer, layer.present(layer.active_adapters)) for layer in _neuroada_layers(model)]
+    return [(layer, names) for layer, names in found if names]
 
 
 def _surviving(layer: NeuroAdaLinear, names: list[str]) -> int | None:

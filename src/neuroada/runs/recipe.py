@@ -13,7 +13,7 @@ from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.runs.methods import check_settings
 from neuroada.runs.schema import DATA, Recipe, section_of
 
-REPLACES = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}
+REPLACES = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps", "k": "budget", "budget": "k"}
 """Keys of which the one that is set later takes the place of the other."""
 
 
@@ -60,12 +60,12 @@ def load_recipe(path: Path, overrides: Iterable[str] = (), values: Mapping[str, 
         ConfigError: no valid YAML, an unknown key, or a value that cannot be meant.
     """
     asked = f"recipe {path}"
-    content = _read(path)
+    content, together = _read(path), set[str]()
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key.strip():
             raise ConfigError(f"--set {override}", "it is not of the form key=value", "Write section.key=value")
-        _assign(content, key.strip(), parse_yaml(value, f"--set {override}"))
+        _assign(content, key.strip(), parse_yaml(value, f"--set {override}"), together)
     for key, value in (values or {}).items():
         _assign(content, key, value)
     return check_recipe(content, asked)
@@ -102,7 +102,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged = _read(beside if beside.is_file() else find_recipe(str(base)), (*above, path))
     for key, value in content.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            replaced = {REPLACES[name] for name in value if name in REPLACES}
+            replaced = {REPLACES[name] for name, given in value.items() if name in REPLACES and given is not None}
             merged[key] = {name: kept for name, kept in merged[key].items() if name not in replaced} | value
         else:
             merged[key] = value
@@ -117,7 +117,8 @@ def parse_yaml(text: str, asked: str) -> Any:
         raise ConfigError(asked, f"it is not valid YAML ({error})", "Correct the syntax") from None
 
 
-def _assign(content: dict[str, Any], key: str, value: Any) -> None:
+def _assign(content: dict[str, Any], key: str, value: Any, together: set[str] | None = None) -> None:
+    """together: keys that were given before at the same place, which none may replace; this one is added."""
     *sections, last = key.split(".")
     for name in sections:
         inner = content.setdefault(name, {})
@@ -125,7 +126,15 @@ def _assign(content: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"--set {key}", f"{name!r} is a value, not a section", "Set the value itself")
         content = inner
     content[last] = value
-    content.pop(REPLACES.get(last, ""), None)
+    if value is None or last not in REPLACES:
+        return
+    other = ".".join([*sections, REPLACES[last]])
+    if together is not None:
+        if other in together:
+            raise ConfigError(f"--set {other} and --set {key}", "either says the same thing", "Give one of them")
+        together.add(key)
+    if content.get(REPLACES[last]) is not None:
+        del content[REPLACES[last]]
 
 
 def _elsewhere(key: str) -> str | None:
@@ -151,6 +160,8 @@ def _readable(error: ValidationError, asked: str) -> NeuroAdaError:
             problems.append(f"data.task = {item['ctx']['tag']!r}: no such task")
             advice.append(near(str(item["ctx"]["tag"]), DATA))
         else:
-            problems.append(f"{key} = {item['input']!r}: {item['msg']}")
-            advice.append(f"Correct {key!r}")
+            message = item["msg"].removeprefix("Value error, ")
+            value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+            problems.append(f"{key}{value}: {message}" if key else message)
+            advice.append(f"Correct {key!r}" if key else "Correct the recipe")
     return ConfigError(asked, "; ".join(problems), ". ".join(dict.fromkeys(advice)))

@@ -55,6 +55,16 @@ def check_regrowth(recipe: Recipe) -> None:
         )
 
 
+def regrowth_text(recipe: Recipe, steps: int) -> str | None:
+    """How often a training of so many steps will regrow, and how; None where it was not asked for."""
+    asked = recipe.regrowth
+    if asked.every is None:
+        return None
+    times = sum(step < asked.stop_after * steps for step in range(asked.every, steps + 1, asked.every))
+    how = f"every {asked.every:,} steps before {asked.stop_after:.0%} of {steps:,}"
+    return f"{times:,} times, {how}: {asked.drop_fraction:.0%} of each neuron's deltas, by {asked.criterion}"
+
+
 def regrowth(recipe: Recipe, folder: RunFolder) -> list[TrainerCallback]:
     """What drops and grows NeuroAda's inputs where a recipe asks for it; each time is recorded in `folder`."""
     asked = recipe.regrowth

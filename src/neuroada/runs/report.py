@@ -119,4 +119,6 @@ def _surviving_text(summary: dict[str, Any]) -> str | None:
     count = summary["surviving_deltas"]
     if count is None:
         return None
-    return f"{count:,} deltas ({count / summary['trainable_parameters']:.1%}), after rounding to the weight's dtype"
+    deltas = summary.get("deltas") or summary["trainable_parameters"]  # runs of before it was recorded
+    text = f"{count:,} deltas ({count / deltas:.1%}), after rounding to the weight's dtype"
+    return text if count else f"{text}: the merged model is the base; train for more steps or at a larger rate"

@@ -29,7 +29,7 @@ from neuroada.runs.folder import RunFolder, whole_folder
 from neuroada.runs.header import header
 from neuroada.runs.looks import Looks
 from neuroada.runs.merging import compare_merged, require_exact
-from neuroada.runs.methods import ADAPTERS, METHODS, OWN, Trainee, apply_method, surviving_deltas
+from neuroada.runs.methods import ADAPTERS, METHODS, OWN, Trainee, apply_method, delta_count, surviving_deltas
 from neuroada.runs.models import load_model
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.regrowth import check_regrowth, regrowth
@@ -266,6 +266,7 @@ def _fit(
     summary = {
         "method": recipe.method,
         "trainable_parameters": prepared.trainee.trained,
+        "deltas": delta_count(prepared.model),
         "surviving_deltas": surviving_deltas(prepared.model),
         "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
         "steps": max(done, trainer.state.global_step),

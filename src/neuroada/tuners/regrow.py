@@ -126,6 +126,9 @@ def trained_layers(model: PeftModel, name: str, optimizer: Optimizer) -> list[Ne
     layers = [layer for layer in active_layers(model, name, asked) if layer.neuroada_deltas[name].requires_grad]
     if not layers:
         raise ConfigError(asked, "none of its deltas is trained", f"Call model.set_adapter({name!r})")
+    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Adafactor):
+        do = "Use an optimiser that keeps one value a delta, such as torch.optim.AdamW or SGD"
+        raise ConfigError(asked, "Adafactor keeps sums of several deltas, which cannot be carried over", do)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for layer in layers:
         deltas = layer.neuroada_deltas[name]
@@ -166,5 +169,5 @@ def _is_number(value: Any) -> bool:
 
 def require_fraction(name: str, value: float) -> None:
     """Raise ConfigError unless it is in (0, 1]."""
-    if not 0 < value <= 1:
-        raise ConfigError(f"{name}={value}", "it is not a share of something", "Give a number above 0, at most 1")
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{name}={value!r}", "it is not a share of something", "Give a number above 0, at most 1")

@@ -31,7 +31,7 @@ Summed = Callable[[Sequence[NeuroAdaLinear]], "list[Sums]"]
 
 def as_batches(batches: Any, asked: str) -> Batches:
     """What can be gone through more than once, or ConfigError."""
-    do = "Give dicts that the model takes, labels included, in a list or a DataLoader"
+    do = "Give dicts that the model takes, labels included, in a list or a DataLoader, or [] where none is needed"
     if isinstance(batches, Mapping | Tensor | str) or not isinstance(batches, Iterable):
         raise ConfigError(asked, f"batches are a {type(batches).__name__}, not several dicts", do)
     found = list(batches)
@@ -59,8 +59,8 @@ def gathering(
     layers: all that have the adapter `name`. needs: of "gradient" and "inputs". together: over the batches of all
     processes. twice: whether each of several groups will be summed twice, which the bar must know.
     """
-    if max_memory < 1:
-        raise ConfigError(f"max_memory={max_memory}", "no gradient fits into it", f"Give bytes, such as {MAX_MEMORY}")
+    if not isinstance(max_memory, int) or max_memory < 1:
+        raise ConfigError(f"max_memory={max_memory!r}", "no gradient fits into it", f"Give bytes, such as {MAX_MEMORY}")
     needs = needs & {"gradient", "inputs"}
     groups = list(_groups(layers, max_memory)) if "gradient" in needs else [list(layers)]
     passes = len(groups) * max(1, len(batches)) * (2 if twice and len(groups) > 1 else 1)

@@ -79,6 +79,7 @@ class Summary(Part):
 
     trainable_parameters: int | None = None
     parameters: int | None = None
+    deltas: int | None = None
     surviving_deltas: int | None = None
     steps: int | None = None
     training_seconds: float | None = None
