@@ -131,7 +131,7 @@ def test_an_adapter_that_cannot_be_regrown():
         ConfigError, match=r"state of Factored: its 'rows' for deltas of shape \[24, 4\] is a Tensor of \[24\]"
     ):
         regrow(model, Factored(deltas), batches())
-    with pytest.raises(ConfigError, match="Adafactor keeps sums of several deltas.*AdamW or SGD"):
+    with pytest.raises(ConfigError, match=r"Adafactor keeps sums of several deltas.*AdamW or SGD"):
         regrow(model, torch.optim.Adafactor(deltas), batches())
     model.merge_adapter()
     with pytest.raises(
