@@ -106,7 +106,7 @@ class Padding:
         self.encoder: nn.Module | None = None
         self.decoder: frozenset[nn.Module] = frozenset()
         self.encoded = 0
-        base: Any = model.get_base_model()
+        base: Any = model.base_model.model
         if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
             labels = batch.get("labels")
             self.target = batch.get("decoder_attention_mask", None if labels is None else labels != IGNORED)
