@@ -25,7 +25,7 @@ CLAIMS = {
         "about 9 and 14 points better at 6.05 % and 10.09 % on COMMONSENSE15K. The two are the same mathematics: with "
         "the same support and optimiser they train to the same weights."
     ),
-    "neat-cola-long": (
+    "neat-cola": (
         "NEAT's paper (Table 3, RoBERTa-base) has CoLA at 64.4 for NEAT and at 59.7 for LoRA with equally many values."
     ),
     "neat-mrpc": (
