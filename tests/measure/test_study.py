@@ -1,6 +1,7 @@
 """Studies: in which order cells are trained, what is trained again, and what becomes of failures."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
-def finish(recipe, output: Path) -> dict:
-    """A complete run folder, whose held-out loss is least at a learning rate of 0.2."""
+def finish(recipe, output: Path, **changes) -> dict:
+    """A complete run folder, whose held-out loss is least at a learning rate of 0.2; changes: of its summary."""
     folder = RunFolder(output)
     folder.create(to_yaml(recipe), environment(torch.device("cpu"), recipe.seed) | {"commit": "c0ffee"})
     score = {"name": "boolq", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "count": 80, "note": ""}
@@ -49,6 +50,7 @@ def finish(recipe, output: Path) -> dict:
         "scores_before": [],
         "merge": None,
         "scores_after": [score],
+        **changes,
     }
     folder.finish(summary)
     return summary
@@ -157,7 +159,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(study_file, trained, t
     row = next(rows_of(load_study(study_file), {}))
     busy, output = row.cell(0.1, 0), tmp_path / "runs"
     (output / module.LOCKS).mkdir(parents=True)
-    lock = FileLock(output / module.LOCKS / busy.name)
+    lock = FileLock(output / module.LOCKS / busy.digest)
     lock.acquire()
     seen: list[str] = []
 
@@ -176,7 +178,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(study_file, trained, t
 def test_of_equal_rates_the_lower_one_is_best(study_file, monkeypatch, tmp_path):
     def call(function, arguments, threads):
         recipe = arguments["recipe"]
-        return finish(recipe, arguments["output"]) | {"held_out_loss_after": 1.0}
+        return finish(recipe, arguments["output"], held_out_loss_after=1.0)
 
     monkeypatch.setattr(module, "call_in_fresh_process", call)
     records = run_study(study_file, tmp_path / "runs", {}, QUIET)
@@ -187,12 +189,12 @@ def test_a_cell_that_comes_to_nan_is_a_failure_and_never_the_best(study_file, mo
     def call(function, arguments, threads):
         recipe = arguments["recipe"]
         loss = math.nan if recipe.training.learning_rate == 0.1 else 1.0
-        return finish(recipe, arguments["output"]) | {"held_out_loss_after": loss}
+        return finish(recipe, arguments["output"], held_out_loss_after=loss)
 
     monkeypatch.setattr(module, "call_in_fresh_process", call)
     records = run_study(study_file, tmp_path / "runs", {}, QUIET)
     assert [record.status for record in records] == ["failed", "ok", "ok", "ok", "ok"]
-    assert records[0].reason == "its score on the held-out part is nan"
+    assert records[0].reason == "its score on the held-out part is not a finite number"
     assert [record.settings["learning_rate"] for record in records if record.seed == 1] == [0.2, 0.3]
 
 
@@ -219,6 +221,53 @@ def test_complete_cells_start_no_process(study_file, trained, tmp_path):
     first, again = (run_study(study_file, tmp_path / "runs", {}, QUIET) for _ in range(2))
     assert len(trained) == 5
     assert [record.notes for record in first] == [record.notes for record in again]
+
+
+def without(key: str):
+    """Damage: a summary that lost a value."""
+
+    def damage(folder: RunFolder) -> None:
+        folder.finish({name: value for name, value in folder.read_summary().items() if name != key})
+
+    return damage
+
+
+DAMAGES = {
+    "no environment": (lambda folder: folder.environment.unlink(), "cannot be read .FileNotFoundError: "),
+    "no recipe": (lambda folder: folder.recipe.unlink(), "no such file|No such file"),
+    "half a summary": (lambda folder: folder.summary.write_text("{"), "cannot be read .JSONDecodeError: "),
+    "a list": (lambda folder: folder.summary.write_text("[]"), "cannot be read .TypeError: "),
+    "no loss": (without("held_out_loss_after"), "cannot be read .KeyError: 'held_out_loss_after'."),
+    "no merge": (without("merge"), "cannot be read .KeyError: 'merge'."),
+    "another default": (
+        lambda folder: folder.recipe.write_text(
+            folder.recipe.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5")
+        ),
+        "complete, but of another recipe; now: weight_decay: 0.0. Delete it, and it is trained again",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_complete_cell_is_a_failure_and_the_others_go_on(damage: str, study_file, trained, tmp_path):
+    run_study(study_file, tmp_path / "runs", {}, QUIET)
+    cell = next(rows_of(load_study(study_file), {})).cell(0.1, 0)
+    harm, reason = DAMAGES[damage]
+    harm(RunFolder(tmp_path / "runs" / cell.name))
+    records = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert [record.status for record in records] == ["failed", "ok", "ok", "ok", "ok"]
+    assert re.search(reason, records[0].reason), records[0].reason
+    assert len(trained) == 5, "a damaged cell is left as it is"
+
+
+def test_a_cell_is_not_trained_again_under_another_label(study_file, trained, tmp_path):
+    first = run_study(study_file, tmp_path / "runs", {}, QUIET)
+    renamed = tmp_path / "renamed.yaml"
+    renamed.write_text(study_file.read_text().replace("NeuroAda k=1", "one input"))
+    again = run_study(renamed, tmp_path / "runs", {}, QUIET)
+    assert len(trained) == 5
+    assert [record.method for record in again] == ["one input"] * 3 + ["LoRA"] * 2
+    assert [record.measurements for record in again] == [record.measurements for record in first]
 
 
 def test_an_interrupt_stops_what_is_being_trained(study_file, trained, tmp_path, monkeypatch):

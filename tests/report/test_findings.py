@@ -28,6 +28,40 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
     ]
 
 
+@pytest.mark.parametrize(
+    ("held_out", "score", "open_"),
+    [(0.49, 0.79, False), (0.49, 0.80, True), (0.49, 0.90, True), (0.47, 0.90, False)],
+    ids=[
+        "a rival below the best row",
+        "a rival like its least seed",
+        "a rival above",
+        "no rival: no seed held out less",
+    ],
+)
+def test_a_difference_that_rests_on_the_choice_of_a_rate_is_not_called_one(
+    held_out: float, score: float, open_: bool, cell
+):
+    low = [cell("low", 0.1, seed, 0.48 if seed else 0.5, 0.10 + seed / 100) for seed in range(3)]
+    cells = [*low, cell("low", 0.2, 0, held_out, score), *three(cell, "top", (0.80, 0.83, 0.86))]
+    how = "; lower, but not if another seed had chosen the learning rates:" if open_ else "; lower by more than seeds"
+    assert how in sentences(cells)[0]
+    of_the_best = [cell("top", 0.2, 0, 0.5, 0.12)]  # reached on the held-out part what the best rate did
+    assert "; lower, but not if" in sentences([*low, *three(cell, "top", (0.80, 0.83, 0.86)), *of_the_best])[0]
+
+
+def test_a_trend_that_rests_on_the_choice_of_a_rate_is_not_called_one(cell):
+    def row(point, scores):
+        return three(cell, "a", scores, point=point)
+
+    cells = [*row(1, (0.1, 0.11, 0.12)), *row(2, (0.5, 0.51, 0.52))]
+    assert sentences(cells)[-1] == "a rises from 1 to 2 deltas a neuron: 0.110, 0.510."
+    for point, score in ((1, 0.6), (2, 0.05)):
+        assert sentences([*cells, cell("a", 0.2, 0, 0.5, score, point=point)])[-1] == (
+            "a shows no change that would stand if another seed had chosen the learning rates from 1 to 2 deltas a "
+            "neuron: 0.110, 0.510."
+        )
+
+
 def test_methods_with_the_same_scores_are_the_best_together(cell):
     cells = [
         *three(cell, "a", (0.80, 0.81, 0.82)),
@@ -143,9 +177,10 @@ def test_rows_whose_learning_rate_is_the_last_one_tried_are_named(cell):
         *row("inside", 0.1, 0.3, 0.2),
         *row("tied", 0.3, 0.3, 0.3),
         *row("two rates", 0.1, 0.2),
+        *row("one rate", 0.1),
     ]
     assert sentences(cells)[-2:] == [
-        "The largest learning rate of those tried was the best for up and up too.",
+        "The largest learning rate of those tried was the best for up, up too and two rates.",
         "The smallest learning rate of those tried was the best for down.",
     ]
 

@@ -87,10 +87,14 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its run folder: readable, and another one for any other content, wherever the data lie."""
-        digest = _digest(self._content())
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         at = "" if self.point is None else f"-at{self.point:g}"
-        return f"{slug}{at}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{digest}"
+        return f"{slug}{at}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """Of all that is trained: cells of any label and study that have it in common are the same training."""
+        return _digest(self._content())
 
     @property
     def row_content(self) -> str:
@@ -103,6 +107,11 @@ class Cell:
         content = self.recipe.differing()
         content.get("data", {}).pop("data_dir", None)
         return {key: value for key, value in content.items() if value != {}}
+
+
+def best_rate(reached: Mapping[float, float]) -> float | None:
+    """The learning rate that reached most, of equal ones the lowest; None of none."""
+    return max(sorted(reached), key=reached.__getitem__, default=None)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

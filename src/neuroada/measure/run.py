@@ -25,6 +25,7 @@ def read_run(path: Path) -> Record:
 
     Raises:
         MissingInputError: there is no run in it, or it is not complete.
+        RunFolderError: a file of the run, or a part of one, is missing.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
@@ -32,7 +33,8 @@ def read_run(path: Path) -> Record:
     if not folder.summary.is_file():
         do = f"neuroada train --resume --output {path}"
         raise MissingInputError(f"run {path}", "it is not complete", do)
-    recipe = load_recipe(folder.recipe)
+    with folder.reading():
+        recipe = load_recipe(folder.recipe)
     others = {
         "kind": "run",
         "method": METHODS[recipe.method].label,
@@ -43,7 +45,16 @@ def read_run(path: Path) -> Record:
 
 
 def run_record(folder: RunFolder, others: Mapping[str, Any]) -> Record:
-    """Of a complete run, with where and when it was trained; `others` are the record's other fields."""
+    """Of a complete run, with where and when it was trained; `others` are the record's other fields.
+
+    Raises:
+        RunFolderError: a file of the run, or a part of one, is missing.
+    """
+    with folder.reading():
+        return _record(folder, others)
+
+
+def _record(folder: RunFolder, others: Mapping[str, Any]) -> Record:
     summary = folder.read_summary()
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     counts = {

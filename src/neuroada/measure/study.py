@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,12 +16,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from neuroada.measure.bars import counting
-from neuroada.measure.grid import Cell, GridRow, Study, load_study, rows_of
+from neuroada.measure.grid import Cell, GridRow, Study, best_rate, load_study, rows_of
 from neuroada.measure.machine import provenance
 from neuroada.measure.process import call_in_fresh_process, stop_fresh_processes
 from neuroada.measure.record import Record
 from neuroada.measure.rounds import Row
-from neuroada.measure.run import run_fields, run_record, selection_value
+from neuroada.measure.run import run_fields, run_record
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.merging import complete_summary
 from neuroada.runs.schema import Recipe
@@ -45,9 +44,8 @@ class _Progress:
     scored: dict[float, float | None] = field(default_factory=dict)
 
     def others(self) -> list[Cell]:
-        """The cells of the best rate with the other seeds; none if every rate failed. Of equal rates the lower."""
-        found = {rate: value for rate, value in sorted(self.scored.items()) if value is not None}
-        best = max(found, key=lambda rate: found[rate], default=None)
+        """The cells of the best rate with the other seeds; none if every rate failed."""
+        best = best_rate({rate: value for rate, value in self.scored.items() if value is not None})
         return [] if best is None else [self.row.cell(best, seed) for seed in self.row.study.seeds[1:]]
 
 
@@ -78,26 +76,28 @@ def run_study(
     rows = [_Progress(row) for row in rows_of(study, values)]
     waiting = deque((each, cell) for each in rows for cell in _first_cells(each.row))
     total = len(waiting) + len(rows) * (len(study.seeds) - 1)
-    running: dict[Future[_Outcome | None], tuple[_Progress, Cell]] = {}
+    running: dict[Future[Record | None], tuple[_Progress, Cell]] = {}
     records = []
     with counting(console, "Cells", total) as advance, ThreadPoolExecutor(processes) as pool, _stopping():
         while waiting or running:
             while waiting and len(running) < processes:
                 place = waiting.popleft()
                 advance(place[1].name, 0)
-                running[pool.submit(_attempt, place[1], output, threads)] = place
+                running[pool.submit(_attempt, place[1], _fields(study, path, place[1]), output, threads)] = place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 each, cell = running.pop(future)
-                outcome = future.result()
-                if outcome is None:
+                record = future.result()
+                if record is None:
                     waiting.append((each, cell))
                     continue
-                records.append(_record(study, path, cell, outcome, RunFolder(output / cell.name)))
-                keep(records[-1])
+                records.append(record)
+                keep(record)
                 advance("", 1)
                 if cell.recipe.seed != study.seeds[0]:
                     continue
-                each.scored[cell.learning_rate] = outcome.value
+                each.scored[cell.learning_rate] = (
+                    record.measurements["selection"].p50 if record.status == "ok" else None
+                )
                 if len(each.scored) == len(each.row.learning_rates):
                     others = each.others()
                     waiting.extendleft((each, other) for other in reversed(others))
@@ -115,40 +115,40 @@ def _stopping() -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of a cell. value: larger is better; None if it failed."""
-
-    row: Row
-    value: float | None
-
-
 def _first_cells(row: GridRow) -> Iterator[Cell]:
     for rate in row.learning_rates:
         yield row.cell(rate, row.study.seeds[0])
 
 
-def _attempt(cell: Cell, output: Path, threads: int | None) -> _Outcome | None:
-    """Train a cell, or read what it reached; None while another process trains it."""
-    folder, row = output / cell.name, Row(cell.label)
+def _attempt(cell: Cell, fields: Mapping[str, Any], output: Path, threads: int | None) -> Record | None:
+    """Train a cell, or read what it reached, under any label; None while another process trains it.
+
+    fields: those of its record that the study tells.
+    """
+    row = Row(cell.label)
     locks = output / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(locks / cell.name, timeout=PATIENCE):
-            with FileLock(locks / f"{cell.name}{TRAINING}", timeout=PATIENCE):
+        with FileLock(locks / cell.digest, timeout=PATIENCE):
+            folder = next(output.glob(f"*-{cell.digest}"), output / cell.name)
+            with FileLock(locks / f"{folder.name}{TRAINING}", timeout=PATIENCE):
                 pass  # a process whose study was killed may still train it
-            if RunFolder(folder).summary.is_file():
-                summary = row.attempt(partial(complete_summary, cell.recipe, RunFolder(folder)))
-            else:
-                arguments = {"recipe": cell.recipe, "output": folder, "threads": threads}
-                summary = row.attempt(partial(call_in_fresh_process, train_cell, arguments, threads))
+            record = row.attempt(partial(_train, cell, fields, folder, threads))
     except Timeout:
         return None
-    value = None if summary is None else selection_value(summary)
-    if value is not None and not math.isfinite(value):
-        row.fail("failed", f"its score on the held-out part is {value}")
-        value = None
-    return _Outcome(row, value)
+    if record is not None and "selection" not in record.measurements:
+        row.fail("failed", "its score on the held-out part is not a finite number")
+    return record if row.status == "ok" else _failure(cell, fields, row)
+
+
+def _train(cell: Cell, fields: Mapping[str, Any], output: Path, threads: int | None) -> Record:
+    folder = RunFolder(output)
+    if folder.summary.is_file():
+        complete_summary(cell.recipe, folder)
+    else:
+        arguments = {"recipe": cell.recipe, "output": output, "threads": threads}
+        call_in_fresh_process(train_cell, arguments, threads)
+    return run_record(folder, fields)
 
 
 def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
@@ -170,24 +170,20 @@ def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, A
         return complete_summary(recipe, folder)
 
 
-def _record(study: Study, path: Path, cell: Cell, outcome: _Outcome, folder: RunFolder) -> Record:
+def _fields(study: Study, path: Path, cell: Cell) -> dict[str, Any]:
+    """Those of a cell's record that its study tells."""
     point = {} if cell.point is None else {"point": cell.point}
     axis = {} if study.axis is None else {"axis": study.axis.name}
-    fields: dict[str, Any] = {
+    about = {"study": path.stem, "recipe": study.recipe, "cell": cell.name, "content": cell.row_content}
+    return {
         "kind": "study",
         "method": cell.label,
         "settings": {"learning_rate": cell.learning_rate, **point},
-        "notes": {
-            "study": path.stem,
-            "recipe": study.recipe,
-            "cell": cell.name,
-            "content": cell.row_content,
-            **axis,
-        },
+        "notes": {**about, **axis},
     }
-    row = outcome.row
-    if row.status == "ok":
-        return run_record(folder, fields)
+
+
+def _failure(cell: Cell, fields: Mapping[str, Any], row: Row) -> Record:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     failure = {"status": row.status, "reason": row.reason}
     return Record(**provenance(device, cell.recipe.seed), **run_fields(cell.recipe), **fields, **failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from statistics import mean, stdev
 
 from neuroada.measure.record import Record
@@ -77,13 +78,13 @@ def _found(study: StudyResults) -> list[str]:
     if len(scored) < 2:
         return [f"Only {row.label} is trained so far: {row.mean(test):.3f} ({title})." for row in scored]
     if study.axis is None:
-        ranking = _capital(_ranking(scored, lambda row: row.values(test), title))
+        ranking = _capital(_ranking_by_test(scored, test, title))
         return [ranking, *_guessing(scored, test), *_by_loss(scored), *_alike(study, [None], test)]
     points = [point for point in study.points if sum(row.point == point for row in scored) > 1]
     sentences = [*_wins(study, points, test, title)]
     for point in points:
         there = [row for row in scored if row.point == point]
-        sentences.append(f"At {point:g} {study.axis}: {_ranking(there, lambda row: row.values(test), title)}")
+        sentences.append(f"At {point:g} {study.axis}: {_ranking_by_test(there, test, title)}")
     return [*sentences, *_guessing(scored, test), *_trends(study, test), *_alike(study, study.points, test)]
 
 
@@ -105,19 +106,37 @@ def _wins(study: StudyResults, points: Sequence[float], test: str, title: str) -
     return [f"Averaged over {len(points)} values of {study.axis}, {title}: {listed}."]
 
 
+def _ranking_by_test(rows: Sequence[StudyRow], test: str, title: str) -> str:
+    return _ranking(rows, lambda row: row.values(test), title, undone=lambda best, row: _undone(best, row, test))
+
+
+def _undone(upper: StudyRow, lower: StudyRow, test: str) -> bool:
+    """Whether two rows would overlap, had another seed chosen either's learning rate."""
+    above, below = max(lower.rival_values(test), default=-inf), min(upper.rival_values(test), default=inf)
+    return above >= min(upper.values(test)) or below <= max(lower.values(test))
+
+
 def _ranking(
-    rows: Sequence[StudyRow], of: Callable[[StudyRow], Sequence[float]], title: str, lower_is_better: bool = False
+    rows: Sequence[StudyRow],
+    of: Callable[[StudyRow], Sequence[float]],
+    title: str,
+    lower_is_better: bool = False,
+    undone: Callable[[StudyRow, StudyRow], bool] = lambda best, row: False,
 ) -> str:
-    """The best, those that the seeds do not tell from it, those that they do, and those without enough of them."""
+    """The best, those that the seeds do not tell from it, those that they do, and those without enough of them.
+
+    undone: whether a difference that the seeds do tell rests on a learning rate that hardly was the better one.
+    """
     sign, worse, extreme = (1, "higher", "lowest") if lower_is_better else (-1, "lower", "highest")
     order = sorted(rows, key=lambda row: sign * mean(of(row)))
-    best, single, equal, different = order[0], [], [], []
+    best, single, equal, different, open_ = order[0], [], [], [], []
     alike = [row for row in order if len(of(best)) > 1 and [*of(row)] == [*of(best)]] or [best]
     for row in order:
         if row in alike:
             continue
         probability = difference(of(best), of(row))
-        kind = single if probability is None else different if probability < SIGNIFICANT else equal
+        told = probability is not None and probability < SIGNIFICANT
+        kind = single if probability is None else equal if not told else open_ if undone(best, row) else different
         kind.append(f"{row.method} ({mean(of(row)):.3f})")
     named = "best are" if len(alike) > 1 else "best is" if len(of(best)) > 1 else f"{extreme}, with one seed, is"
     sentence = f"{named} {_listed([row.method for row in alike])} with {mean(of(best)):.3f} ({title})"
@@ -125,6 +144,8 @@ def _ranking(
         sentence += f"; the seeds do not tell {_listed(equal)} from it"
     if different:
         sentence += f"; {worse} by more than seeds explain: {_listed(different)}"
+    if open_:
+        sentence += f"; {worse}, but not if another seed had chosen the learning rates: {_listed(open_)}"
     if single:
         sentence += f"; with one seed on either side, so that nothing can be said: {_listed(single)}"
     return f"{sentence}."
@@ -166,6 +187,8 @@ def _trends(study: StudyResults, test: str) -> list[str]:
         how = "goes, with one seed," if probability is None else "rises" if change > 0 else "falls"
         if probability is not None and probability >= SIGNIFICANT:
             how = "shows no change that the seeds can tell"
+        elif probability is not None and _undone(*((last, first) if change > 0 else (first, last)), test):
+            how = "shows no change that would stand if another seed had chosen the learning rates"
         values = ", ".join(f"{row.mean(test):.3f}" for row in there)
         sentences.append(f"{method} {how} from {first.point:g} to {last.point:g} {study.axis}: {values}.")
     return sentences

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from neuroada.measure.grid import best_rate
 from neuroada.measure.record import Record, RecordedScore
 
 Key = tuple[str, float | None, float, int]
@@ -30,20 +31,23 @@ class StudyRow:
 
     @cached_property
     def best(self) -> list[Record]:
-        """Cells of the best learning rate by the held-out part with the first seed, by seed; none where all failed.
-
-        Of equal rates the lower one.
-        """
-        if not self.held_out:
-            return []
-        chosen = max(self.held_out, key=self.held_out.__getitem__)
+        """Cells of the best learning rate by the held-out part with the first seed, by seed; none where all failed."""
+        chosen = best_rate(self.held_out)
         return sorted((cell for cell in self._trained if _rate(cell) == chosen), key=lambda cell: cell.seed)
+
+    @property
+    def rivals(self) -> list[Record]:
+        """First-seed cells of other learning rates, one of which another seed might have chosen: on the held-out part
+        they reached no less than the least of the best rate's seeds."""
+        least = min((_selection(cell) for cell in self.best), default=0.0)
+        first = [cell for cell in self._trained if cell.seed == self._trained[0].seed and cell not in self.best]
+        return [cell for cell in first if _selection(cell) >= least]
 
     @property
     def held_out(self) -> dict[float, float]:
         """What each learning rate reached on the held-out part with the first seed, rates in ascending order."""
         first = [cell for cell in self._trained if cell.seed == self._trained[0].seed]
-        return {_rate(cell): cell.measurements["selection"].p50 for cell in sorted(first, key=_rate)}
+        return {_rate(cell): _selection(cell) for cell in sorted(first, key=_rate)}
 
     @property
     def _trained(self) -> list[Record]:
@@ -57,15 +61,19 @@ class StudyRow:
 
     @property
     def edge(self) -> str | None:
-        """The "largest" or "smallest" of three or more learning rates, if that one was better than all others."""
+        """The "largest" or "smallest" of several learning rates, if that one was better than all others."""
         reached = [*self.held_out.values()]
-        if len(reached) < 3 or reached.count(max(reached)) > 1:
+        if len(reached) < 2 or reached.count(max(reached)) > 1:
             return None
         return {0: "smallest", len(reached) - 1: "largest"}.get(reached.index(max(reached)))
 
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
-        return [score.value for cell in self.best for score in scores_after(cell) if score.name == test]
+        return _values(self.best, test)
+
+    def rival_values(self, test: str) -> list[float]:
+        """What its rivals scored, a value a learning rate."""
+        return _values(self.rivals, test)
 
     @property
     def losses(self) -> list[float]:
@@ -78,7 +86,7 @@ class StudyRow:
     @property
     def chosen_by_loss(self) -> bool:
         """Whether the held-out loss chose the rate, as where a task has no held-out score."""
-        chosen_by = [cell.measurements["selection"].p50 for cell in self.best]
+        chosen_by = [_selection(cell) for cell in self.best]
         return bool(self.losses) and chosen_by == [-loss for loss in self.losses]
 
     def by_seed(self, test: str) -> dict[int, float]:
@@ -180,3 +188,12 @@ def _of_newest_content(cells: list[Record]) -> list[Record]:
 
 def _rate(cell: Record) -> float:
     return float(cell.settings["learning_rate"])
+
+
+def _selection(cell: Record) -> float:
+    """By which learning rates are compared, larger is better."""
+    return cell.measurements["selection"].p50
+
+
+def _values(cells: Iterable[Record], test: str) -> list[float]:
+    return [score.value for cell in cells for score in scores_after(cell) if score.name == test]

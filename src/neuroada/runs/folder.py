@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from neuroada.errors import ConfigError, RunFolderError
+from neuroada.errors import ConfigError, NeuroAdaError, RunFolderError
 from neuroada.runs.methods import ADAPTERS
 from neuroada.runs.recipe import load_recipe
 from neuroada.runs.schema import PLACES
@@ -62,15 +62,21 @@ class RunFolder:
         if self.summary.exists():
             do = "Begin another one without --resume: a complete run is not trained longer"
             raise RunFolderError(asked, "that run is complete", do)
+        changed = self.changed_since(recipe)
+        if changed:
+            found = f"the run was begun with another recipe; now: {changed}"
+            raise ConfigError(asked, found, "Give the same recipe and options, or begin a new run")
+
+    def changed_since(self, recipe: str) -> str:
+        """Lines of a resolved recipe that the run was not begun with, "" if none; its data may lie elsewhere now."""
         before, now = load_recipe(self.recipe).resolved(), yaml.safe_load(recipe)
         for each in before, now:  # keys that recipes did not have when the run was begun have their defaults in both
             for place in PLACES:
                 each["data"].pop(place, None)
-        if before != now:
-            old, new = (yaml.safe_dump(each, sort_keys=False).splitlines() for each in (before, now))
-            changed = [line.strip() for line in new if line not in old]
-            found = f"the run was begun with another recipe; now: {'; '.join(changed) or 'fewer keys'}"
-            raise ConfigError(asked, found, "Give the same recipe and options, or begin a new run")
+        if before == now:
+            return ""
+        old, new = (yaml.safe_dump(each, sort_keys=False).splitlines() for each in (before, now))
+        return "; ".join(line.strip() for line in new if line not in old) or "fewer keys"
 
     def check_same_course(self, course: Mapping[str, Any]) -> None:
         """Fail if what a run's course depends on beside its recipe is not what `create` wrote into the environment."""
@@ -162,6 +168,18 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """What `finish` wrote."""
         return json.loads(self.summary.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What goes wrong as a complete run is read becomes a RunFolderError: a file or a part of it is missing."""
+        try:
+            yield
+        except NeuroAdaError:
+            raise
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            found = f"its run is complete, but cannot be read ({type(error).__name__}: {error})"
+            do = "Copy the whole folder again, or delete it and train again"
+            raise RunFolderError(f"run folder {self.path}", found, do) from error
 
     def _all_records(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import send_to_device
 
-from neuroada.errors import MergeError
+from neuroada.errors import MergeError, RunFolderError
 from neuroada.runs import report
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS
+from neuroada.runs.recipe import to_yaml
 from neuroada.runs.schema import Recipe
 
 if TYPE_CHECKING:
@@ -42,9 +43,14 @@ def complete_summary(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
 
     Raises:
         MergeError: it says that merging changed outputs, and the run's method promises otherwise.
+        RunFolderError: it cannot be read, or is of another recipe, as where a default was another one.
     """
-    summary = folder.read_summary()
-    require_exact(recipe, summary, folder)
+    with folder.reading():
+        changed, summary = folder.changed_since(to_yaml(recipe)), folder.read_summary()
+        if changed:
+            found = f"its run is complete, but of another recipe; now: {changed}"
+            raise RunFolderError(f"run folder {folder.path}", found, "Delete it, and it is trained again")
+        require_exact(recipe, summary, folder)
     return summary
 
 
