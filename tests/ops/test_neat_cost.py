@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeanutConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from allocations import Allocations
@@ -129,6 +130,38 @@ def test_twin_that_makes_it_each_time_is_counted(layer, made, monkeypatch):
     monkeypatch.setattr(product, "_bits", lambda first: object())
     accumulated(layer, 3)
     assert len(made) == 3
+
+
+@pytest.mark.parametrize("visible", [True, False], ids=["values are looked at", "as on a GPU"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_makes_it_once_a_step_in_either_mode(layer, made, monkeypatch, reentrant, visible):
+    """Reentrant checkpointing runs a layer without gradients, and then again with them."""
+    if not visible:
+        monkeypatch.setattr(product, "_bits", lambda first: None)
+    optimiser = torch.optim.SGD(layer.neat_in.parameters(), lr=0.1)
+    for _ in range(2):
+        for _ in range(4):
+            checkpoint(layer, inputs(), use_reentrant=reentrant).sum().backward()
+        optimiser.step()
+    modes = 2 if reentrant and not visible else 1
+    assert len(made) == 2 * modes
+    assert len(product._PRODUCTS[layer.neat_in["default"]]) == modes
+
+
+def test_a_product_of_before_a_step_is_not_kept_beside_that_of_after_it(layer, monkeypatch):
+    monkeypatch.setattr(product, "_bits", lambda first: None)
+    with torch.no_grad():
+        layer(inputs())
+    _optimise(layer, torch.optim.SGD(layer.neat_in.parameters(), lr=0.1))
+    layer(inputs())
+    assert len(product._PRODUCTS[layer.neat_in["default"]]) == 1
+
+
+def test_inference_and_training_have_products_of_their_own(layer, made):
+    with torch.inference_mode():
+        layer(inputs().detach())
+    layer(inputs()).sum().backward()
+    assert len(made) == 2
 
 
 def test_evaluations_make_it_once(layer, made):

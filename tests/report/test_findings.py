@@ -35,7 +35,7 @@ def test_the_best_is_named_with_those_that_the_seeds_tell_from_it_and_those_that
         "a rival below the best row",
         "a rival like its least seed",
         "a rival above",
-        "no rival: no seed held out less",
+        "no rival",
     ],
 )
 def test_a_difference_that_rests_on_the_choice_of_a_rate_is_not_called_one(

@@ -20,7 +20,7 @@ BLOCK_ENTRIES = 1 << 20
 """Entries of a 16-bit weight that are cast to float32 at a time. A choice, not measured."""
 
 _PRODUCTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""By Θ1ᵀ: the last product made with it, for which weight, and under which circumstances."""
+"""By Θ1ᵀ and then by gradient mode: the product made with it, for which weight, and under which circumstances."""
 _optimiser_steps = 0
 
 
@@ -76,8 +76,10 @@ def _bits(first: Tensor) -> int | None:
 def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: Network) -> Tensor:
     """W Θ1 [M, R] without a graph, made again only when it may have changed.
 
-    That is: after a step of any optimiser, after Θ1 or the weight was replaced or written to, and when gradients were
-    switched on or off. A write through `.data` alone is noticed at once in a Θ1 on a CPU, elsewhere at one of these.
+    That is: after a step of any optimiser, and after Θ1 or the weight was replaced or written to. A write through
+    `.data` alone is noticed at once in a Θ1 on a CPU. Elsewhere it is noticed at one of these, or as gradients are
+    switched on or off for the first time since: there is a product for either mode, so that gradient checkpointing,
+    which runs a layer in both, makes two in all.
 
     Args:
         weight: the weight [O, I], or how to make it.
@@ -89,17 +91,24 @@ def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: N
         return first.detach().to(widest(first)).T
     _watch_optimisers()
     tensors = first, stored
-    plain = all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
-    stamp: tuple[object, ...] = ()
-    if plain:
-        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), _optimiser_steps
-        memory = ((tensor.data_ptr(), version_of(tensor), tensor.dtype) for tensor in tensors)
-        stamp = (*mode, *memory, _bits(first))
-        known = _PRODUCTS.get(first)
-        if known is not None and known[0] == stamp and known[1]() is stored:
-            return known[2]
-    with torch.no_grad(), without_autocast(first.device.type):
-        product = with_support(weight, None, lambda dense: first_product(network.read(dense), first))
-    if plain:
-        _PRODUCTS[first] = stamp, weakref.ref(stored), product
+    if not all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors):
+        return _product(weight, first, network)
+    bits = _bits(first)
+    mode = torch.is_inference_mode_enabled(), bits is None and torch.is_grad_enabled()
+    memory = ((tensor.data_ptr(), version_of(tensor), tensor.dtype) for tensor in tensors)
+    stamp = _optimiser_steps, bits, *memory
+    slots = _PRODUCTS.setdefault(first, {})
+    known = slots.get(mode)
+    if known is not None and known[0] == stamp and known[1]() is stored:
+        return known[2]
+    product = _product(weight, first, network)
+    for other in [each for each, (made, *_) in slots.items() if made != stamp]:
+        del slots[other]
+    slots[mode] = stamp, weakref.ref(stored), product
     return product
+
+
+@torch.no_grad()
+def _product(weight: FrozenWeight, first: Tensor, network: Network) -> Tensor:
+    with without_autocast(first.device.type):
+        return with_support(weight, None, lambda dense: first_product(network.read(dense), first))
