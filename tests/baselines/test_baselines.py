@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroada import NeuroAdaConfig
-from neuroada.baselines import wrap_mask, wrap_scatter
+from neuroada.baselines import wrap_compact_mask, wrap_mask, wrap_scatter
 from neuroada.baselines.mask import mask_at
 from neuroada.errors import ConfigError
 from neuroada.ops.sparse_delta import Support
@@ -123,6 +123,14 @@ def test_mask_of_a_weight_that_is_stored_transposed():
     model(torch.ones(1, INPUTS)).sum().backward()
     assert torch.equal(weight.grad.T != 0, mask_of(weight.detach().T, 1))
     assert (weight.grad != 0).sum(0).tolist() == [1] * OUTPUTS
+
+
+@pytest.mark.parametrize("wrap", [wrap_mask, wrap_compact_mask])
+def test_two_layers_that_share_a_weight_have_one_mask_at_most(wrap):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    with pytest.raises(ConfigError, match=r"Mask-based tuning: 0 and 1 share one weight\. Name one of them, or untie"):
+        wrap(model, ["0", "1"], 1)
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "neither"), ({"k": 1, "supports": {}}, "both")])

@@ -63,6 +63,17 @@ def test_seed_and_count_decide_by_which_records(recipe):
     assert any(not torch.equal(each, first[name]) for name, each in chosen(recipe(calibration_records=2)).items())
 
 
+def test_batches_are_as_large_as_asked(recipe, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        calibration, "reselect", lambda model, batches, *_, **__: sizes.append([len(b["labels"]) for b in batches])
+    )
+    for changes in {}, {"calibration_batch_size": 3}:
+        prepared = prepare(recipe(**changes), QUIET)
+        choose_by_data(recipe(**changes), prepared.trainee, prepared.data, QUIET)
+    assert sizes == [[4, 4, 2], [3, 3, 3, 1]]
+
+
 def test_a_dry_run_chooses_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "reselect", None)
     assert train(recipe(), tmp_path / "run", QUIET, dry_run=True) is None

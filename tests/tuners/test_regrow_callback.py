@@ -130,6 +130,9 @@ def test_records_depend_on_seed_and_step_alone(tmp_path, monkeypatch):
     assert first[0] != first[1]
     assert first != third
     assert [len(batch) for batch in first[0]] == [2, 2, 1]
+    drawn.clear()
+    trainer(adapted(), tmp_path, RegrowCallback(every=2, records=5, batch_size=1), seed=1, data_seed=0).train()
+    assert [[each] for batch in first[0] for each in batch] == drawn[0], "the same records, one at a time"
 
 
 def test_batches_and_scores_of_ones_own(tmp_path):
@@ -153,6 +156,7 @@ def test_batches_and_scores_of_ones_own(tmp_path):
 BAD = {
     "every": (0, "every=0: it is less than one"),
     "records": (0, "records=0: it is less than one"),
+    "batch_size": (0, "batch_size=0: it is less than one"),
     "drop_fraction": (0.0, "drop_fraction=0.0: it is not a share of something"),
     "stop_after": (2.0, "stop_after=2.0: it is not a share of something"),
     "criterion": ("gradeint", r"criterion='gradeint': not a known one. Did you mean 'gradient'\?"),

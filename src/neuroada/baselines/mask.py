@@ -46,7 +46,7 @@ def wrap(
         What the optimiser trains: whole weights, each as its layer stores it; not those of an empty support.
 
     Raises:
-        ConfigError: k and supports are both given, or neither.
+        ConfigError: k and supports are both given, or neither; or two of the layers share one weight.
     """
     weights: list[nn.Parameter] = []
     for _, layer, indices, neurons in chosen_entries(model, names, k, supports):
@@ -75,8 +75,13 @@ def chosen_entries(
         found = "neither k nor supports is given" if k is None else "k and supports are both given"
         raise ConfigError("Mask-based tuning", found, "Give names and k, or supports by name")
     model.requires_grad_(False)
+    owners: dict[int, str] = {}
     for name in list(names if supports is None else supports):
         layer = model.get_submodule(name)
+        owner = owners.setdefault(id(layer.weight), name)
+        if owner != name:
+            do = "Name one of them, or untie their weights"
+            raise ConfigError("Mask-based tuning", f"{owner} and {name} share one weight", do)
         if supports is None:
             yield name, layer, select(stored_rows(layer), k or 1, "magnitude", 0, name), None
         elif supports[name].indices.numel():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from peft import PeftType
 from transformers.activations import ACT2FN
 
-from neuroada.config.shared import AdapterConfig, require_known
+from neuroada.config.shared import AdapterConfig, is_whole, require_known
 from neuroada.errors import ConfigError
 
 SIDES = ("input", "output")
@@ -22,10 +22,6 @@ ACTIVATIONS = (*OWN_ACTIVATIONS, *(name for name in ACT2FN if name not in OWN_AC
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass
@@ -80,9 +76,9 @@ class NeatConfig(AdapterConfig):
             )
 
     def _check_numbers(self) -> None:
-        if not _is_whole(self.r, 1):
+        if not is_whole(self.r, 1):
             raise ConfigError(f"r={self.r!r}", "the network needs a width of at least 1", "Give r=1 or more, such as 8")
-        if not _is_whole(self.depth, 2):
+        if not is_whole(self.depth, 2):
             raise ConfigError(
                 f"depth={self.depth!r}",
                 "the network has at least a first and a last layer",

@@ -9,7 +9,7 @@ from typing import ClassVar
 from peft import PeftType
 from peft.utils.other import get_pattern_key
 
-from neuroada.config.shared import AdapterConfig, require_known
+from neuroada.config.shared import AdapterConfig, is_whole, require_known
 from neuroada.errors import ConfigError
 from neuroada.selection import COMPARABLE, CRITERIA, OWN
 
@@ -21,10 +21,6 @@ DELTA_DTYPES = ("float32", "bfloat16")
 
 def _is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def require_comparable(selection: str) -> None:
@@ -153,7 +149,7 @@ class NeuroAdaConfig(AdapterConfig):
                 )
             return
         self.k = 1 if self.k is None else self.k
-        if not _is_count(self.k):
+        if not is_whole(self.k, 1):
             raise ConfigError(
                 f"k={self.k!r}",
                 "each covered neuron needs a whole number of at least 1 delta",
@@ -166,7 +162,7 @@ class NeuroAdaConfig(AdapterConfig):
                 f"k_pattern={self.k_pattern!r}", "not a dict of k by names of modules", "Write it as {'q_proj': 4}"
             )
         for name, k in self.k_pattern.items():
-            if not _is_count(k):
+            if not is_whole(k, 1):
                 raise ConfigError(
                     f"k_pattern={{{name!r}: {k!r}}}",
                     "each covered neuron needs a whole number of at least 1 delta",

@@ -13,6 +13,11 @@ from safetensors import SafetensorError, safe_open
 from neuroada.errors import AdapterFileError, ConfigError, near
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, a truth value aside, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def require_known(name: str, value: object, known: tuple[str, ...]) -> None:
     """Raise ConfigError unless a field's value is one of those known; the message lists them, the nearest first."""
     if value not in known:

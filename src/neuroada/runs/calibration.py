@@ -62,7 +62,8 @@ def choose_by_data(
 
 
 def _batches(recipe: Recipe, data: Data) -> Iterator[Any]:
-    count, size = min(recipe.calibration_records, len(data.train)), recipe.training.per_device_train_batch_size
+    count = min(recipe.calibration_records, len(data.train))
+    size = recipe.calibration_batch_size or recipe.training.per_device_train_batch_size
     rows = random.Random(recipe.seed).sample(range(len(data.train)), count)
     for start in range(0, count, size):
         yield data.collator([data.train[row] for row in rows[start : start + size]])

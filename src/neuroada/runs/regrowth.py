@@ -80,6 +80,7 @@ def regrowth(recipe: Recipe, folder: RunFolder) -> list[TrainerCallback]:
         criterion=asked.criterion,
         stop_after=asked.stop_after,
         records=recipe.calibration_records,
+        batch_size=recipe.calibration_batch_size,
         max_memory=asked.max_memory,
         notify=note,
     )

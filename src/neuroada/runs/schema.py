@@ -202,7 +202,8 @@ class Recipe(Section):
     """What a run trains, on what, how and with which seed. Each method's settings are under its own name.
 
     calibration_records: of the training part, by which the inputs of NeuroAda, or of a mask, are chosen where their
-    `selection` or that of `regrowth` needs data.
+    `selection` or that of `regrowth` needs data. calibration_batch_size: of them at a time; None for as many as the
+    training takes.
     """
 
     model: ModelSection
@@ -225,6 +226,7 @@ class Recipe(Section):
     training: TrainingSection
     regrowth: RegrowthSection = RegrowthSection()
     calibration_records: PositiveInt = 128
+    calibration_batch_size: PositiveInt | None = None
     seed: int = 0
 
     @field_validator("data", mode="before")

@@ -31,6 +31,7 @@ class RegrowCallback(TrainerCallback):
         drop_fraction, criterion, adapter_name, max_memory: as in `regrow`.
         stop_after: no more once this share of the training's steps is done, in (0, 1].
         records: of the training data, drawn anew each time, for a criterion that needs data.
+        batch_size: of them at a time; None for as many as the training takes. Gradient checkpointing is off meanwhile.
         batches: in their place: a function of the step, for each process its own. The loss is what the model returns.
         notify: called with the step and how many inputs are new.
     """
@@ -43,19 +44,20 @@ class RegrowCallback(TrainerCallback):
         criterion: str | ScoreFunction = "gradient",
         stop_after: float = STOP_AFTER,
         records: int = 128,
+        batch_size: int | None = None,
         batches: Callable[[int], Batches] | None = None,
         adapter_name: str | None = None,
         max_memory: int = MAX_MEMORY,
         notify: Callable[[int, int], object] = lambda step, changed: None,
     ):
-        for name, value in (("every", every), ("records", records)):
-            if value < 1:
+        for name, value in (("every", every), ("records", records), ("batch_size", batch_size)):
+            if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}", "it is less than one", "Give a positive whole number")
         require_fraction("drop_fraction", drop_fraction)
         require_fraction("stop_after", stop_after)
         self.wants_data = known_criterion(criterion, True).needs_data
         self.every, self.stop_after, self.records, self.batches = every, stop_after, records, batches
-        self.adapter_name, self.notify = adapter_name, notify
+        self.batch_size, self.adapter_name, self.notify = batch_size, adapter_name, notify
         self.settings: dict[str, Any] = {
             "criterion": criterion,
             "drop_fraction": drop_fraction,
@@ -88,7 +90,7 @@ class RegrowCallback(TrainerCallback):
 
     def _drawn(self, args: Any, numbers: random.Random, loader: Any) -> Batches:
         """Of records for all processes, this one's share."""
-        data, size = loader.dataset, args.per_device_train_batch_size
+        data, size = loader.dataset, self.batch_size or args.per_device_train_batch_size
         if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
             raise ConfigError(
                 "Drawing calibration records from the training data",

@@ -32,7 +32,8 @@ def reselect(
 
     "gradient" takes for each neuron the inputs of largest |Σ dL/dW| over the batches, exactly, as the published code
     does (Section 4, Question 2); only the gradients of a few layers are held at a time, and the batches are passed
-    through the model once for each such group. The model is in evaluation mode meanwhile.
+    through the model once for each such group. The model is in evaluation mode meanwhile, and therefore without
+    Transformers' gradient checkpointing: where training needs it, give smaller batches.
 
     Where a budget is for the model (`budget_scope`), the same statistics spread it: the deltas of a weight then have
     another K, and the groups are gone through twice if there are several. The configuration's `selection` says
