@@ -19,7 +19,9 @@ def plan(
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 1,
-    seq: Annotated[int, typer.Option(help="Tokens a sequence.")] = 1024,
+    seq: Annotated[
+        int | None, typer.Option(help="Tokens a sequence, 1024 by default; images have the size that the model takes.")
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -41,7 +43,7 @@ def plan(
     progress = Console(stderr=True, highlight=False)
     with progress.status("Loading PyTorch, Transformers and PEFT") as status:
         import neuroada  # noqa: F401 (makes the method known to PEFT)
-        from neuroada.errors import MissingInputError, near
+        from neuroada.errors import ConfigError, MissingInputError, near
         from neuroada.measure.shapes import SHAPES, find_shape
         from neuroada.runs.devices import find_device
         from neuroada.runs.planning import plan as plans
@@ -56,7 +58,10 @@ def plan(
         except MissingInputError as error:
             do = f"{error.do}, or a shape by name. {near(model, SHAPES)}"
             raise MissingInputError(error.asked, error.found, do) from error
-        request = plans.Request(config, found, dtype, k, rank, batch, seq, checkpointing, _patterns(k_pattern or []))
+        length = 1024 if seq is None else seq
+        request = plans.Request(config, found, dtype, k, rank, batch, length, checkpointing, _patterns(k_pattern or []))
+        if seq is not None and request.skeleton.image_size is not None:
+            raise ConfigError(f"--seq {seq}", f"the model takes images of {request.unit}, not tokens", "Leave it out")
         methods = dict.fromkeys((method, *plans.LABELS))
         done = plans.plan(request, methods, status.update)
     if as_json:

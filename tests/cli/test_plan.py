@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import LlamaForCausalLM
+from transformers import Dinov2Config, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from neuroada.measure import shapes
@@ -51,6 +51,24 @@ def test_a_directory_is_planned_without_its_weights(tiny_model_dir: Path, tmp_pa
     assert done.exit_code == 0, done.stderr
     for phrase in ("batch 1 × 8 tokens, checkpointing, on t4", "NeuroAda k=1", "fits in 16.00 GB", "largest batch"):
         assert phrase in done.stdout
+
+
+@pytest.mark.usefixtures("_two_methods")
+def test_a_model_of_images_is_planned_with_images(tmp_path: Path):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Config(**sizes, image_size=28, patch_size=14).save_pretrained(tmp_path)
+    asked = "plan", "--model", str(tmp_path), "--batch", "3", "--device", "2GB"
+    done = neuroada(*asked)
+    assert done.exit_code == 0, done.stderr
+    assert "batch 3 × 28 × 28 pixels, no checkpointing" in done.stdout
+    found = json.loads(neuroada(*asked, "--json").stdout)
+    assert found["image_size"] == [28, 28]
+    assert "sequence" not in found
+    refused = neuroada(*asked, "--seq", "4")
+    assert refused.exit_code == 2
+    assert "--seq 4: the model takes images of 28 × 28 pixels, not tokens. Leave it out" in " ".join(
+        refused.stderr.split()
+    )
 
 
 @pytest.mark.usefixtures("_two_methods")

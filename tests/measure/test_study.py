@@ -123,7 +123,8 @@ def test_another_content_is_another_cell(study_file, trained, tmp_path):
 
 
 def test_a_cell_that_cannot_be_meant_is_found_before_any_is_trained(study_file, trained, tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown key 'data\.blocks'"):
+    asked = r"'NeuroAda k=1' of the study, recipe .*mine\.yaml: unknown key 'data\.blocks'"
+    with pytest.raises(ConfigError, match=asked):
         run_study(study_file, tmp_path / "runs", {"data.blocks": 1}, QUIET)
     assert trained == []
 

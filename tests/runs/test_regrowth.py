@@ -108,6 +108,12 @@ BAD = {
 }
 
 
+def test_settings_that_would_do_nothing_are_told(recipe):
+    with pytest.raises(ConfigError, match=r"regrowth: .*every is missing: it says after how many optimiser steps"):
+        recipe(regrowth={"drop_fraction": 0.5})
+    assert recipe(regrowth={"every": None, "drop_fraction": 0.5}).regrowth.every is None, "switched off"
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_settings_are_told(case, recipe):
     given, message = BAD[case]

@@ -36,7 +36,7 @@ def held(model: nn.Module) -> Iterator[None]:
     quantised, in transient mode, or whose weight another module shares (tied embeddings) work as they do outside.
 
     Args:
-        model: a PeftModel, or any module that contains adapted layers.
+        model: a PeftModel, or any module that contains adapted layers; one without them stays as it is.
 
     Raises:
         WeightError: on leaving, base weights turn out to have been loaded inside.

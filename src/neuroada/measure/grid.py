@@ -142,7 +142,13 @@ class GridRow:
         for change in self.study.changes(self.label, self.point):
             parts |= change.set
         parts |= {"training.learning_rate": learning_rate, "seed": seed, **self.values}
-        return Cell(self.label, self.point, learning_rate, load_recipe(find_recipe(self.study.recipe), values=parts))
+        try:
+            recipe = load_recipe(find_recipe(self.study.recipe), values=parts)
+        except ConfigError as error:
+            at = "" if self.point is None else f" at {self.point:g}"
+            asked = f"{self.label!r}{at} of the study, {error.asked}"
+            raise ConfigError(asked, error.found, error.do) from error
+        return Cell(self.label, self.point, learning_rate, recipe)
 
 
 def rows_of(study: Study, values: Mapping[str, Any]) -> Iterator[GridRow]:

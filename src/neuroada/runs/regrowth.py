@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from transformers import TrainerCallback
 
 from neuroada.errors import ConfigError, near
@@ -36,6 +36,12 @@ class RegrowthSection(BaseModel):
     criterion: str = "gradient"
     stop_after: Share = STOP_AFTER
     max_memory: PositiveInt = MAX_MEMORY
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> RegrowthSection:
+        if self.model_fields_set and "every" not in self.model_fields_set:
+            raise ValueError("every is missing: it says after how many optimiser steps, each time")
+        return self
 
     @field_validator("criterion")
     @classmethod

@@ -68,6 +68,12 @@ class Request:
         skeleton.require_length(self.sequence)
         return skeleton
 
+    @property
+    def unit(self) -> str:
+        """What a batch has several of."""
+        size = self.skeleton.image_size
+        return f"{self.sequence:,} tokens" if size is None else f"{size[0]} × {size[1]} pixels"
+
     @cached_property
     def uniform(self) -> bool:
         """Whether all blocks are alike, with their deltas, so that some of them tell what all need."""

@@ -6,7 +6,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import TaskType
@@ -100,10 +100,18 @@ class Skeleton:
         """How many blocks the model has; 0 where its configuration does not say."""
         return getattr(self.config, "num_hidden_layers", None) or 0
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that the model takes, in pixels; None where it takes tokens."""
+        if self.task != TaskType.FEATURE_EXTRACTION:
+            return None
+        size = cast(Any, self.config).image_size
+        return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+
     def require_length(self, sequence: int) -> None:
         """Raise ConfigError if the model has fewer positions."""
         longest = getattr(self.config, "max_position_embeddings", None)
-        if longest is None or self.task == TaskType.FEATURE_EXTRACTION:
+        if longest is None or self.image_size is not None:
             return
         if self.task == TaskType.SEQ_CLS and self.config.model_type in ("roberta", "xlm-roberta", "camembert"):
             longest -= (self.config.pad_token_id or 0) + 1  # their positions begin after the padding's
@@ -113,10 +121,9 @@ class Skeleton:
     def inputs(self, batch: int, sequence: int) -> dict[str, Tensor]:
         """A batch with labels and without padding, on the current default device; images have their own size."""
         labels = torch.zeros(batch, dtype=torch.long)
-        if self.task == TaskType.FEATURE_EXTRACTION:
-            config: Any = self.config
-            size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
-            return {"pixel_values": torch.zeros(batch, config.num_channels, *size, dtype=self.dtype), "labels": labels}
+        if self.image_size is not None:
+            shape = batch, cast(Any, self.config).num_channels, *self.image_size
+            return {"pixel_values": torch.zeros(shape, dtype=self.dtype), "labels": labels}
         ids = torch.zeros(batch, sequence, dtype=torch.long)
         return {"input_ids": ids, "labels": ids.clone() if self.task == TaskType.CAUSAL_LM else labels}
 

@@ -31,7 +31,7 @@ def print_plan(console: Console, request: Request, name: str, plans: list[Method
     device = request.device
     kept = "checkpointing" if request.checkpointing else "no checkpointing"
     console.print(f"\n[bold]{name}[/], {plans[0].total:,} parameters in {request.dtype}")
-    console.print(f"batch {request.batch} × {request.sequence:,} tokens, {kept}, on {device.name}\n")
+    console.print(f"batch {request.batch} × {request.unit}, {kept}, on {device.name}\n")
     table = Table(box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     for plan in plans:
@@ -46,9 +46,11 @@ def print_plan(console: Console, request: Request, name: str, plans: list[Method
 
 def plan_as_dict(request: Request, name: str, plans: list[MethodPlan]) -> dict[str, Any]:
     """The same as plain types, bytes and counts unrounded."""
-    asked = ("dtype", "k", "k_pattern", "rank", "batch", "sequence", "checkpointing")
+    size = request.skeleton.image_size
+    length = ("sequence",) if size is None else ()
+    asked = ("dtype", "k", "k_pattern", "rank", "batch", *length, "checkpointing")
     device = dataclasses.asdict(request.device)
-    settings = {key: getattr(request, key) for key in asked}
+    settings = {key: getattr(request, key) for key in asked} | ({} if size is None else {"image_size": size})
     return {"model": name, "device": device, **settings, "methods": [dataclasses.asdict(plan) for plan in plans]}
 
 
