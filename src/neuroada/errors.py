@@ -59,3 +59,7 @@ class MissingInputError(NeuroAdaError, FileNotFoundError):
 
 class RunFolderError(NeuroAdaError, OSError):
     """A run folder that exists already or cannot be written."""
+
+
+class DamagedRunError(RunFolderError):
+    """A complete run of which something is missing or cannot be read, or that is of another recipe."""

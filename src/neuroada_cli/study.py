@@ -44,9 +44,8 @@ def study(
 
     file = find_study(name)
 
-    def name_of(record: Record) -> tuple[str, str, str, str]:
-        trained = record.created if record.status == "ok" else ""
-        return record.status, record.notes.get("study", ""), record.notes.get("cell", ""), trained
+    def what(record: Record) -> tuple[str, str]:
+        return record.status, record.created if record.status == "ok" else ""
 
     given = {"data.data_dir": data_dir and str(data_dir), "model.name": model}
     values = {key: value for key, value in given.items() if value is not None}
@@ -60,8 +59,10 @@ def study(
             said = ", ".join([record.status, *after[-1:]])
             console.print(f"{record.notes['cell']}: {said}", markup=False, soft_wrap=True)
         with FileLock(records.with_name(f".{records.name}.lock")):  # another study may write to it at this moment
-            known = map(name_of, read_records(records)) if records.is_file() else ()
-            if name_of(record) not in known:
+            known = read_records(records) if records.is_file() else []
+            newest = {each.notes.get("cell"): each for each in known if each.notes.get("study") == file.stem}
+            before = newest.get(record.notes["cell"])
+            if before is None or what(before) != what(record):
                 append_records(records, [record])
 
     done = run_study(file, folder, values, console, threads, processes, keep)

@@ -131,6 +131,8 @@ def test_two_layers_that_share_a_weight_have_one_mask_at_most(wrap):
     model[1].weight = model[0].weight
     with pytest.raises(ConfigError, match=r"Mask-based tuning: 0 and 1 share one weight\. Name one of them, or untie"):
         wrap(model, ["0", "1"], 1)
+    assert type(model[0]) is nn.Linear
+    assert all(parameter.requires_grad for parameter in model.parameters()), "it is as it was"
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "neither"), ({"k": 1, "supports": {}}, "both")])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import Dinov2Config, LlamaForCausalLM
+from transformers import CLIPConfig, Dinov2Config, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from neuroada.measure import shapes
@@ -69,6 +69,14 @@ def test_a_model_of_images_is_planned_with_images(tmp_path: Path):
     assert "--seq 4: the model takes images of 28 × 28 pixels, not tokens. Leave it out" in " ".join(
         refused.stderr.split()
     )
+
+
+@pytest.mark.usefixtures("_two_methods")
+def test_a_model_of_images_without_a_size_is_refused(tmp_path: Path):
+    CLIPConfig().save_pretrained(tmp_path)
+    refused = neuroada("plan", "--model", str(tmp_path), "--device", "2GB")
+    assert refused.exit_code == 2
+    assert "'clip': its configuration has no image_size" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.usefixtures("_two_methods")

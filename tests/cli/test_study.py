@@ -64,6 +64,23 @@ def test_a_cell_that_another_machine_has_recorded_meanwhile_is_not_recorded_agai
     assert Path("shared.jsonl").read_bytes() == Path("theirs.jsonl").read_bytes()
 
 
+def test_a_cell_that_was_damaged_and_is_whole_again_is_recorded_so(study_file: Path):
+    neuroada("study", str(study_file), "--records", "study.jsonl")
+    first = read_records(Path("study.jsonl"))
+    environment = Path("runs/small") / first[0].notes["cell"] / "environment.json"
+    whole = environment.read_bytes()
+    environment.unlink()
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["study", str(study_file), "--records", "study.jsonl"])
+        assert done.exit_code == 1
+        assert "its run is complete, but cannot be read" in done.stderr
+    environment.write_bytes(whole)
+    neuroada("study", str(study_file), "--records", "study.jsonl")
+    records = read_records(Path("study.jsonl"))
+    assert [record.status for record in records] == ["ok", "ok", "failed", "ok"]
+    assert (records[-1].created, records[-1].measurements) == (first[0].created, first[0].measurements)
+
+
 def test_finished_runs_become_records_and_tables(study_file: Path):
     neuroada("study", str(study_file))
     runs = sorted(map(str, Path("runs/small").glob("neuroada-*")))

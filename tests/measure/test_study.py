@@ -203,7 +203,7 @@ def test_a_cell_that_an_orphan_still_trains_is_left_to_it(study_file, trained, t
     monkeypatch.setattr(module, "PATIENCE", 0.01)
     cell, output = next(rows_of(load_study(study_file), {})).cell(0.1, 0), tmp_path / "runs"
     (output / module.LOCKS).mkdir(parents=True)
-    orphan = FileLock(output / module.LOCKS / f"{cell.name}{module.TRAINING}")
+    orphan = FileLock(output / module.LOCKS / f"{cell.digest}{module.TRAINING}")
     orphan.acquire()
     seen: list[str] = []
 
@@ -269,6 +269,30 @@ def test_a_cell_is_not_trained_again_under_another_label(study_file, trained, tm
     assert len(trained) == 5
     assert [record.method for record in again] == ["one input"] * 3 + ["LoRA"] * 2
     assert [record.measurements for record in again] == [record.measurements for record in first]
+
+
+def test_an_unfinished_cell_of_another_label_goes_on_in_its_folder(study_file, tmp_path, monkeypatch):
+    cell = next(rows_of(load_study(study_file), {})).cell(0.1, 0)
+    theirs = RunFolder(tmp_path / "runs" / f"their-label-{cell.digest}")
+    theirs.create(to_yaml(cell.recipe), {})
+    used = []
+
+    def call(function, arguments, threads):
+        used.append(arguments["output"].name)
+        return finish(arguments["recipe"], arguments["output"])
+
+    monkeypatch.setattr(module, "call_in_fresh_process", call)
+    run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert used[0] == theirs.path.name
+    assert cell.name not in used
+
+
+def test_of_two_folders_of_a_cell_the_complete_one_is_read(study_file, trained, tmp_path):
+    cell = next(rows_of(load_study(study_file), {})).cell(0.1, 0)
+    RunFolder(tmp_path / "runs" / cell.name).create(to_yaml(cell.recipe), {})
+    finish(cell.recipe, tmp_path / "runs" / f"their-label-{cell.digest}")
+    run_study(study_file, tmp_path / "runs", {}, QUIET)
+    assert ("neuroada", 0.1, 0) not in trained
 
 
 def test_an_interrupt_stops_what_is_being_trained(study_file, trained, tmp_path, monkeypatch):

@@ -157,6 +157,16 @@ def test_a_product_of_before_a_step_is_not_kept_beside_that_of_after_it(layer, m
     assert len(product._PRODUCTS[layer.neat_in["default"]]) == 1
 
 
+def test_what_another_thread_may_be_reading_is_replaced_and_not_changed(layer):
+    layer(inputs())
+    kept = product._PRODUCTS[layer.neat_in["default"]]
+    before = dict(kept)
+    _optimise(layer, torch.optim.SGD(layer.neat_in.parameters(), lr=0.1))
+    layer(inputs())
+    assert kept == before
+    assert product._PRODUCTS[layer.neat_in["default"]] is not kept
+
+
 def test_inference_and_training_have_products_of_their_own(layer, made):
     with torch.inference_mode():
         layer(inputs().detach())

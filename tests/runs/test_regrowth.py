@@ -109,7 +109,7 @@ BAD = {
 
 
 def test_settings_that_would_do_nothing_are_told(recipe):
-    with pytest.raises(ConfigError, match=r"regrowth: .*every is missing: it says after how many optimiser steps"):
+    with pytest.raises(ConfigError, match=r"regrowth: .*it is off without every; give every"):
         recipe(regrowth={"drop_fraction": 0.5})
     assert recipe(regrowth={"every": None, "drop_fraction": 0.5}).regrowth.every is None, "switched off"
 

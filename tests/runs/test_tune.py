@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from neuroada.errors import ConfigError, MissingInputError, RunFolderError
+from neuroada.errors import ConfigError, DamagedRunError, MissingInputError, RunFolderError
 from neuroada.runs.recipe import bundled_recipes, load_recipe
 from neuroada.runs.tuning import search as module
 from neuroada.runs.tuning.search import Objective, Search
@@ -81,6 +81,18 @@ def test_failures_and_divergence_are_noted_and_the_search_goes_on(recipe: Path, 
     assert outcomes == {(1, "FAIL", "failed"), (3, "PRUNED", "diverged"), (2, "COMPLETE", "trained")}
     assert "failed: ZeroDivisionError: of all things" in printed
     assert "diverged: the held-out loss is nan" in printed
+
+
+def test_a_damaged_trial_is_a_failure_of_its_own(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    def train(recipe: Any, *_: Any, **__: Any) -> dict[str, float]:
+        if recipe.settings["k"] == 1:
+            raise DamagedRunError("run folder x", "cannot be read", "Delete it")
+        return {"held_out_loss_after": 1.0}
+
+    monkeypatch.setattr(module, "train_here", train)
+    study, printed = run(make_search(recipe, KS), trials=9)
+    assert {(t.params["neuroada.k"], t.state.name) for t in study.trials} >= {(1, "FAIL"), (2, "COMPLETE")}
+    assert "failed: run folder x: cannot be read" in printed
 
 
 def test_what_is_missing_for_all_trials_ends_the_search(recipe: Path, monkeypatch: pytest.MonkeyPatch):

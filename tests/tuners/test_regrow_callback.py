@@ -154,9 +154,9 @@ def test_batches_and_scores_of_ones_own(tmp_path):
 
 
 BAD = {
-    "every": (0, "every=0: it is less than one"),
-    "records": (0, "records=0: it is less than one"),
-    "batch_size": (0, "batch_size=0: it is less than one"),
+    "every": (0, "every=0: it is not a positive whole number"),
+    "records": (None, "records=None: it is not a positive whole number"),
+    "batch_size": (2.5, "batch_size=2.5: it is not a positive whole number"),
     "drop_fraction": (0.0, "drop_fraction=0.0: it is not a share of something"),
     "stop_after": (2.0, "stop_after=2.0: it is not a share of something"),
     "criterion": ("gradeint", r"criterion='gradeint': not a known one. Did you mean 'gradient'\?"),

@@ -74,17 +74,19 @@ def chosen_entries(
     if (k is None) == (supports is None):
         found = "neither k nor supports is given" if k is None else "k and supports are both given"
         raise ConfigError("Mask-based tuning", found, "Give names and k, or supports by name")
-    model.requires_grad_(False)
+    wanted = list(names) if supports is None else [name for name in supports if supports[name].indices.numel()]
     owners: dict[int, str] = {}
-    for name in list(names if supports is None else supports):
-        layer = model.get_submodule(name)
-        owner = owners.setdefault(id(layer.weight), name)
+    for name in wanted:
+        owner = owners.setdefault(id(model.get_submodule(name).weight), name)
         if owner != name:
             do = "Name one of them, or untie their weights"
             raise ConfigError("Mask-based tuning", f"{owner} and {name} share one weight", do)
+    model.requires_grad_(False)
+    for name in wanted:
+        layer = model.get_submodule(name)
         if supports is None:
             yield name, layer, select(stored_rows(layer), k or 1, "magnitude", 0, name), None
-        elif supports[name].indices.numel():
+        else:
             yield name, layer, supports[name].indices, supports[name].neurons
 
 

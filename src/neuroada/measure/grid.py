@@ -86,7 +86,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its run folder: readable, and another one for any other content, wherever the data lie."""
+        """Readable, and another one for any other content, wherever the data lie. So its run folder is called, unless
+        one of the same content has been trained under another label."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         at = "" if self.point is None else f"-at{self.point:g}"
         return f"{slug}{at}-lr{self.learning_rate:g}-seed{self.recipe.seed}-{self.digest}"
@@ -107,11 +108,6 @@ class Cell:
         content = self.recipe.differing()
         content.get("data", {}).pop("data_dir", None)
         return {key: value for key, value in content.items() if value != {}}
-
-
-def best_rate(reached: Mapping[float, float]) -> float | None:
-    """The learning rate that reached most, of equal ones the lowest; None of none."""
-    return max(sorted(reached), key=reached.__getitem__, default=None)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

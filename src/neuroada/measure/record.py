@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal
@@ -125,6 +125,11 @@ class Record(_Strict):
         if self.status != "ok" and not self.reason:
             raise ValueError(f"status is {self.status!r} without a reason")
         return self
+
+
+def best_rate(reached: Mapping[float, float]) -> float | None:
+    """The learning rate that reached most, of equal ones the lowest; None of none."""
+    return max(sorted(reached), key=reached.__getitem__, default=None)
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:

@@ -25,7 +25,7 @@ def read_run(path: Path) -> Record:
 
     Raises:
         MissingInputError: there is no run in it, or it is not complete.
-        RunFolderError: a file of the run, or a part of one, is missing.
+        DamagedRunError: a file of the run, or a part of one, is missing.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
@@ -48,7 +48,7 @@ def run_record(folder: RunFolder, others: Mapping[str, Any]) -> Record:
     """Of a complete run, with where and when it was trained; `others` are the record's other fields.
 
     Raises:
-        RunFolderError: a file of the run, or a part of one, is missing.
+        DamagedRunError: a file of the run, or a part of one, is missing.
     """
     with folder.reading():
         return _record(folder, others)

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from neuroada.measure.bars import counting
-from neuroada.measure.grid import Cell, GridRow, Study, best_rate, load_study, rows_of
+from neuroada.measure.grid import Cell, GridRow, Study, load_study, rows_of
 from neuroada.measure.machine import provenance
 from neuroada.measure.process import call_in_fresh_process, stop_fresh_processes
-from neuroada.measure.record import Record
+from neuroada.measure.record import Record, best_rate
 from neuroada.measure.rounds import Row
 from neuroada.measure.run import run_fields, run_record
 from neuroada.runs.folder import RunFolder
@@ -130,10 +130,9 @@ def _attempt(cell: Cell, fields: Mapping[str, Any], output: Path, threads: int |
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / cell.digest, timeout=PATIENCE):
-            folder = next(output.glob(f"*-{cell.digest}"), output / cell.name)
-            with FileLock(locks / f"{folder.name}{TRAINING}", timeout=PATIENCE):
+            with FileLock(locks / f"{cell.digest}{TRAINING}", timeout=PATIENCE):
                 pass  # a process whose study was killed may still train it
-            record = row.attempt(partial(_train, cell, fields, folder, threads))
+            record = row.attempt(partial(_train, cell, fields, _folder_of(cell, output), threads))
     except Timeout:
         return None
     if record is not None and "selection" not in record.measurements:
@@ -141,18 +140,24 @@ def _attempt(cell: Cell, fields: Mapping[str, Any], output: Path, threads: int |
     return record if row.status == "ok" else _failure(cell, fields, row)
 
 
+def _folder_of(cell: Cell, output: Path) -> Path:
+    """Where the cell is, under whatever label, or is to be: a complete one first, then the one of its own name."""
+    found = [*output.glob(f"*-{cell.digest}")] or [output / cell.name]
+    return min(found, key=lambda path: (not RunFolder(path).summary.is_file(), path.name != cell.name, path.name))
+
+
 def _train(cell: Cell, fields: Mapping[str, Any], output: Path, threads: int | None) -> Record:
     folder = RunFolder(output)
     if folder.summary.is_file():
         complete_summary(cell.recipe, folder)
     else:
-        arguments = {"recipe": cell.recipe, "output": output, "threads": threads}
+        arguments = {"recipe": cell.recipe, "output": output, "digest": cell.digest, "threads": threads}
         call_in_fresh_process(train_cell, arguments, threads)
     return run_record(folder, fields)
 
 
-def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, Any]:
-    """The summary of a run that is complete, or is completed now.
+def train_cell(recipe: Recipe, output: Path, digest: str, threads: int | None) -> dict[str, Any]:
+    """The summary of a run that is complete, or is completed now, with the cell of this digest locked.
 
     Raises:
         MergeError: its merged model is not the adapted one, although its method promises that.
@@ -164,7 +169,7 @@ def train_cell(recipe: Recipe, output: Path, threads: int | None) -> dict[str, A
     folder = RunFolder(output)
     locks = output.parent / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{output.name}{TRAINING}"):
+    with FileLock(locks / f"{digest}{TRAINING}"):
         if not folder.summary.is_file():
             train(recipe, output, Console(quiet=True), resume=folder.recipe.is_file())
         return complete_summary(recipe, folder)

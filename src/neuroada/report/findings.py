@@ -145,7 +145,7 @@ def _ranking(
     if different:
         sentence += f"; {worse} by more than seeds explain: {_listed(different)}"
     if open_:
-        sentence += f"; {worse}, but not if another seed had chosen the learning rates: {_listed(open_)}"
+        sentence += f"; {worse}, but perhaps not with a rate that did as well on the held-out part: {_listed(open_)}"
     if single:
         sentence += f"; with one seed on either side, so that nothing can be said: {_listed(single)}"
     return f"{sentence}."
@@ -188,7 +188,7 @@ def _trends(study: StudyResults, test: str) -> list[str]:
         if probability is not None and probability >= SIGNIFICANT:
             how = "shows no change that the seeds can tell"
         elif probability is not None and _undone(*((last, first) if change > 0 else (first, last)), test):
-            how = "shows no change that would stand if another seed had chosen the learning rates"
+            how = "shows no change that is safe from the choice of the learning rate"
         values = ", ".join(f"{row.mean(test):.3f}" for row in there)
         sentences.append(f"{method} {how} from {first.point:g} to {last.point:g} {study.axis}: {values}.")
     return sentences

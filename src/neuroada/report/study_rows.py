@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from neuroada.measure.grid import best_rate
-from neuroada.measure.record import Record, RecordedScore
+from neuroada.measure.record import Record, RecordedScore, best_rate
 
 Key = tuple[str, float | None, float, int]
 
@@ -39,9 +38,9 @@ class StudyRow:
     def rivals(self) -> list[Record]:
         """First-seed cells of other learning rates, one of which another seed might have chosen: on the held-out part
         they reached no less than the least of the best rate's seeds."""
-        least = min((_selection(cell) for cell in self.best), default=0.0)
-        first = [cell for cell in self._trained if cell.seed == self._trained[0].seed and cell not in self.best]
-        return [cell for cell in first if _selection(cell) >= least]
+        chosen, least = best_rate(self.held_out), min((_selection(cell) for cell in self.best), default=0.0)
+        others = (cell for cell in self._trained if cell.seed == self._trained[0].seed and _rate(cell) != chosen)
+        return [cell for cell in others if _selection(cell) >= least]
 
     @property
     def held_out(self) -> dict[float, float]:

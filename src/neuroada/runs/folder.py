@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from neuroada.errors import ConfigError, NeuroAdaError, RunFolderError
+from neuroada.errors import ConfigError, DamagedRunError, NeuroAdaError, RunFolderError
 from neuroada.runs.methods import ADAPTERS
 from neuroada.runs.recipe import load_recipe
 from neuroada.runs.schema import PLACES
@@ -171,15 +171,15 @@ class RunFolder:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """What goes wrong as a complete run is read becomes a RunFolderError: a file or a part of it is missing."""
+        """What goes wrong as a complete run is read becomes a DamagedRunError: a file or a part of it is missing."""
         try:
             yield
         except NeuroAdaError:
             raise
-        except (OSError, LookupError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             found = f"its run is complete, but cannot be read ({type(error).__name__}: {error})"
             do = "Copy the whole folder again, or delete it and train again"
-            raise RunFolderError(f"run folder {self.path}", found, do) from error
+            raise DamagedRunError(f"run folder {self.path}", found, do) from error
 
     def _all_records(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import send_to_device
 
-from neuroada.errors import MergeError, RunFolderError
+from neuroada.errors import DamagedRunError, MergeError
 from neuroada.runs import report
 from neuroada.runs.folder import RunFolder
 from neuroada.runs.methods import METHODS
@@ -43,13 +43,13 @@ def complete_summary(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
 
     Raises:
         MergeError: it says that merging changed outputs, and the run's method promises otherwise.
-        RunFolderError: it cannot be read, or is of another recipe, as where a default was another one.
+        DamagedRunError: it cannot be read, or is of another recipe, as where a default was another one.
     """
     with folder.reading():
         changed, summary = folder.changed_since(to_yaml(recipe)), folder.read_summary()
         if changed:
             found = f"its run is complete, but of another recipe; now: {changed}"
-            raise RunFolderError(f"run folder {folder.path}", found, "Delete it, and it is trained again")
+            raise DamagedRunError(f"run folder {folder.path}", found, "Delete it, and it is trained again")
         require_exact(recipe, summary, folder)
     return summary
 

@@ -40,7 +40,9 @@ class RegrowthSection(BaseModel):
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> RegrowthSection:
         if self.model_fields_set and "every" not in self.model_fields_set:
-            raise ValueError("every is missing: it says after how many optimiser steps, each time")
+            raise ValueError(
+                "it is off without every; give every, a number of optimiser steps, or leave the section out"
+            )
         return self
 
     @field_validator("criterion")

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from neuroada.config.shared import is_whole
 from neuroada.errors import ConfigError
 from neuroada.selection import ScoreFunction
 from neuroada.tuners.regrow import DROP_FRACTION, regrow, require_fraction, trained_layers
@@ -32,7 +33,8 @@ class RegrowCallback(TrainerCallback):
         stop_after: no more once this share of the training's steps is done, in (0, 1].
         records: of the training data, drawn anew each time, for a criterion that needs data.
         batch_size: of them at a time; None for as many as the training takes. Gradient checkpointing is off meanwhile.
-        batches: in their place: a function of the step, for each process its own. The loss is what the model returns.
+        batches: in place of records drawn: a function of the step, for each process its own. The loss is what the model
+            returns.
         notify: called with the step and how many inputs are new.
     """
 
@@ -51,8 +53,8 @@ class RegrowCallback(TrainerCallback):
         notify: Callable[[int, int], object] = lambda step, changed: None,
     ):
         for name, value in (("every", every), ("records", records), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}", "it is less than one", "Give a positive whole number")
+            if not is_whole(value, 1) and not (name == "batch_size" and value is None):
+                raise ConfigError(f"{name}={value!r}", "it is not a positive whole number", "Give one, such as 100")
         require_fraction("drop_fraction", drop_fraction)
         require_fraction("stop_after", stop_after)
         self.wants_data = known_criterion(criterion, True).needs_data

@@ -77,9 +77,9 @@ def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: N
     """W Θ1 [M, R] without a graph, made again only when it may have changed.
 
     That is: after a step of any optimiser, and after Θ1 or the weight was replaced or written to. A write through
-    `.data` alone is noticed at once in a Θ1 on a CPU. Elsewhere it is noticed at one of these, or as gradients are
-    switched on or off for the first time since: there is a product for either mode, so that gradient checkpointing,
-    which runs a layer in both, makes two in all.
+    `.data` alone is noticed at once in a Θ1 on a CPU; anywhere else only at one of these. Where it cannot be noticed,
+    there is a product for each gradient mode, so that what was made for an evaluation with swapped weights is not
+    taken for training.
 
     Args:
         weight: the weight [O, I], or how to make it.
@@ -97,14 +97,13 @@ def kept_product(weight: FrozenWeight, stored: Tensor, first: Tensor, network: N
     mode = torch.is_inference_mode_enabled(), bits is None and torch.is_grad_enabled()
     memory = ((tensor.data_ptr(), version_of(tensor), tensor.dtype) for tensor in tensors)
     stamp = _optimiser_steps, bits, *memory
-    slots = _PRODUCTS.setdefault(first, {})
+    slots = _PRODUCTS.get(first, {})
     known = slots.get(mode)
     if known is not None and known[0] == stamp and known[1]() is stored:
         return known[2]
     product = _product(weight, first, network)
-    for other in [each for each, (made, *_) in slots.items() if made != stamp]:
-        del slots[other]
-    slots[mode] = stamp, weakref.ref(stored), product
+    current = {each: kept for each, kept in slots.items() if kept[0] == stamp}
+    _PRODUCTS[first] = {**current, mode: (stamp, weakref.ref(stored), product)}  # not changed: threads may read it
     return product
 
 

@@ -105,7 +105,11 @@ class Skeleton:
         """Height and width of the images that the model takes, in pixels; None where it takes tokens."""
         if self.task != TaskType.FEATURE_EXTRACTION:
             return None
-        size = cast(Any, self.config).image_size
+        size = getattr(self.config, "image_size", None)
+        if size is None:
+            asked = f"Planning for a model of type {self.config.model_type!r}"
+            do = "Plan for a model that has one, such as a ViT"
+            raise ConfigError(asked, "its configuration has no image_size", do)
         return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
     def require_length(self, sequence: int) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from neuroada.errors import ConfigError, MissingInputError, RunFolderError
+from neuroada.errors import ConfigError, DamagedRunError, MissingInputError, RunFolderError
 from neuroada.runs.folder import write_text
 from neuroada.runs.recipe import to_yaml
 from neuroada.runs.report import print_pairs
@@ -198,6 +198,8 @@ class _Worker:
             return TrialState.PRUNED, None, {"outcome": "diverged", "reason": str(error)}
         except StoppedError as error:
             return TrialState.PRUNED, None, {"outcome": "stopped", "reason": str(error)}
+        except DamagedRunError as error:  # of this trial alone
+            return TrialState.FAIL, None, {"outcome": "failed", "reason": describe(error)}
         except (MissingInputError, RunFolderError):  # of every trial alike
             raise
         except Exception as error:  # of whatever kind: the search goes on without it

@@ -96,7 +96,7 @@ def train_here(recipe: Recipe, folder: Path, advance: Advance, judge: Judge | No
     """The summary of a run that is complete, or is completed now: its tests are never looked at.
 
     Raises:
-        RunFolderError: the folder holds something else than a run of this recipe.
+        RunFolderError: the folder holds something else than a run of this recipe, or one that is damaged.
         DivergedError, StoppedError: as `Watch`.
     """
     from neuroada.runs.merging import complete_summary
