@@ -1,7 +1,7 @@
 """neuroada study: a grid of recipes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,14 +44,20 @@ def study(
 
     file = find_study(name)
 
-    def what(record: Record) -> tuple[str, str]:
-        return record.status, record.created if record.status == "ok" else ""
+    def place(record: Record) -> tuple[Any, ...]:
+        settings = record.settings
+        return record.method, settings.get("point"), settings["learning_rate"], record.seed, record.shape.name
+
+    def what(record: Record) -> tuple[Any, ...]:
+        return record.status, record.created if record.status == "ok" else "", record.notes
 
     given = {"data.data_dir": data_dir and str(data_dir), "model.name": model}
     values = {key: value for key, value in given.items() if value is not None}
     folder = output or Path("runs") / file.stem
 
     records.parent.mkdir(parents=True, exist_ok=True)
+    if records.is_file():
+        read_records(records)  # what is wrong with it is said before anything is trained
 
     def keep(record: Record) -> None:
         if not console.is_terminal:  # where no bar shows what is going on
@@ -60,8 +66,8 @@ def study(
             console.print(f"{record.notes['cell']}: {said}", markup=False, soft_wrap=True)
         with FileLock(records.with_name(f".{records.name}.lock")):  # another study may write to it at this moment
             known = read_records(records) if records.is_file() else []
-            newest = {each.notes.get("cell"): each for each in known if each.notes.get("study") == file.stem}
-            before = newest.get(record.notes["cell"])
+            newest = {place(each): each for each in known if each.notes.get("study") == file.stem}
+            before = newest.get(place(record))
             if before is None or what(before) != what(record):
                 append_records(records, [record])
 

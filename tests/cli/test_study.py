@@ -88,3 +88,24 @@ def test_finished_runs_become_records_and_tables(study_file: Path):
     assert "2 records appended to run.jsonl" in done.stdout
     assert [record.notes["run"] for record in read_records(Path("run.jsonl"))] == [Path(run).name for run in runs]
     assert done.stdout.count("| NeuroAda (k=2) |") == 2
+
+
+def test_damaged_records_are_told_before_anything_is_trained(study_file: Path):
+    Path("study.jsonl").write_text('{"kind": "st')
+    done = CliRunner().invoke(app, ["study", str(study_file), "--records", "study.jsonl"])
+    assert done.exit_code == 2
+    assert "record in study.jsonl, line 1" in done.stderr
+    assert not Path("runs").exists()
+
+
+def test_an_edited_study_is_recorded_as_it_is_now(study_file: Path):
+    neuroada("study", str(study_file), "--records", "study.jsonl")
+    study = yaml.safe_load(study_file.read_text())
+    study["methods"]["NeuroAda k=2"]["learning_rates"] = [0.1]
+    study_file.write_text(yaml.safe_dump(study))
+    for _ in range(2):
+        neuroada("study", str(study_file), "--records", "study.jsonl")
+    records = read_records(Path("study.jsonl"))
+    rates = [(record.settings["learning_rate"], record.notes["learning_rates"]) for record in records]
+    assert rates == [(0.1, "0.1, 0.2"), (0.2, "0.1, 0.2"), (0.1, "0.1")]
+    assert records[2].created == records[0].created

@@ -87,6 +87,37 @@ def test_rates_stand_in_one_place(tmp_path, methods, axis, message):
         study(tmp_path, recipe="x", methods=methods, axis=axis)
 
 
+def test_a_section_that_is_set_belongs_to_its_cell_alone(tmp_path, recipe):
+    methods = {
+        "a": {"set": {"neuroada": {"k": 1}, "training.warmup_steps": 7}, "learning_rates": [0.1]},
+        "b": {"learning_rates": [0.1]},
+    }
+    axis = {"name": "coverage", "points": {0.5: {"set": {"neuroada.coverage": 0.5}}, 1.0: {}}}
+    common = {"training": {"max_steps": 3, "learning_rate": 1}}
+    made = study(tmp_path, recipe=str(recipe), set=common, methods=methods, axis=axis)
+    cells = [row.cell(0.1, seed).recipe for row in rows_of(made, {}) for seed in (0, 1)]
+    assert [cell.neuroada.get("coverage", 1) for cell in cells] == [0.5, 0.5, 1, 1] * 2
+    assert [cell.training.warmup_steps for cell in cells] == [7] * 4 + [0] * 4
+    assert made.set == common
+
+
+def test_of_settings_that_replace_each_other_the_point_s_counts(tmp_path, recipe):
+    methods = {"a": {"set": {"neuroada.budget": 0.1}, "learning_rates": [0.1]}}
+    axis = {"name": "k", "points": {k: {"set": {"neuroada.k": k}} for k in (1, 2)}}
+    made = study(tmp_path, recipe=str(recipe), set={"neuroada.k": 3}, methods=methods, axis=axis)
+    assert [row.cell(0.1, 0).recipe.neuroada for row in rows_of(made, {})] == [{"k": 1}, {"k": 2}]
+
+
+@pytest.mark.parametrize("key", ["seed", "training.learning_rate"])
+@pytest.mark.parametrize("place", ["study", "method", "point"])
+def test_what_a_study_tries_cannot_be_set(tmp_path, place, key):
+    given = {each: {"set": {key: 3}} if each == place else {} for each in ("study", "method", "point")}
+    methods = {"a": {"learning_rates": [0.1], **given["method"]}}
+    axis = {"name": "k", "points": {1: given["point"]}}
+    with pytest.raises(ConfigError, match=rf"set: {key} is what a study tries: give it as seeds or learning_rates"):
+        study(tmp_path, recipe="x", methods=methods, axis=axis, **given["study"])
+
+
 @pytest.mark.parametrize("name", bundled_studies())
 def test_the_bundled_studies_can_be_meant(name):
     found = load_study(find_study(name))

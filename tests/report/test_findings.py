@@ -182,8 +182,10 @@ def test_rows_whose_learning_rate_is_the_last_one_tried_are_named(cell):
         *row("tied", 0.3, 0.3, 0.3),
         *row("two rates", 0.1, 0.2),
         *row("one rate", 0.1),
+        *row("failed above", 0.1, 0.2),
+        cell("failed above", 0.3, 0, 0, 0, status="failed", reason="it diverged", measurements={}, scores=[]),
     ]
-    assert sentences(cells)[-2:] == [
+    assert sentences(cells)[-3:-1] == [
         "The largest learning rate of those tried was the best for up, up too and two rates.",
         "The smallest learning rate of those tried was the best for down.",
     ]

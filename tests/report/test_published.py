@@ -162,6 +162,12 @@ def test_a_model_is_found_by_its_names(model: str):
     assert {found.table.model for found in find(model)} == {"LLaMA-7B"}
 
 
+def test_every_bundled_model_that_a_table_is_of_finds_it():
+    assert {found.table.model for found in find("google/vit-base-patch16-224-in21k")} == {"ViT-base"}
+    assert {found.table.model for found in find("FacebookAI/roberta-base")} == {"RoBERTa-base"}
+    assert find("facebook/dinov2-small") == []
+
+
 def test_model_names_are_not_mixed_up():
     assert model_key("meta-llama/Meta-Llama-3-8B") == model_key("NousResearch/Meta-Llama-3-8B") == "llama-3-8b"
     assert model_key("meta-llama/Llama-2-7b-hf") == model_key("Llama-2-7B")

@@ -80,6 +80,21 @@ def test_models_and_recipes_are_not_mixed(cell):
 def test_what_an_edited_study_trained_before_does_not_count(cell):
     old = cell("a", 0.1, 0, 0.9, 0.5, created="2026-11-21T10:00:00+00:00")
     new = cell("a", 0.2, 0, 0.3, 0.9, created="2026-11-22T10:00:00+00:00")
-    assert studies_of([new, old])[0].rows[0].best == [old]
+    assert studies_of([old, new])[0].rows[0].best == [old]
     new.notes["content"] = "another"
-    assert studies_of([new, old])[0].rows[0].best == [new]
+    assert studies_of([old, new])[0].rows[0].best == [new]
+    assert studies_of([new, old])[0].rows[0].best == [old], "edited back"
+
+
+def test_rates_and_seeds_that_an_edited_study_has_no_more_do_not_count(cell):
+    def said(record, seeds, rates):
+        record.notes.update(seeds=seeds, learning_rates=rates)
+        return record
+
+    old = [said(cell("a", rate, seed, 0.9, 0.5), "0, 1", "0.1, 0.2") for rate, seed in ((0.1, 0), (0.2, 0), (0.1, 1))]
+    again = [said(cell("a", rate, seed, 0.3, 0.9), "5, 1", "0.1, 0.2") for rate, seed in ((0.1, 5), (0.2, 5))]
+    again[1].measurements["selection"] = again[1].measurements["selection"].model_copy(update={"p50": 0.4})
+    (row,) = studies_of([*old, *again])[0].rows
+    assert (row.best, [*row.held_out], {each.seed for each in row.cells}) == ([again[1]], [0.1, 0.2], {1, 5})
+    (row,) = studies_of([*old, said(cell("a", 0.2, 0, 0.3, 0.9), "0, 1", "0.2")])[0].rows
+    assert ([each.seed for each in row.best], [*row.tried]) == ([0], [0.2])

@@ -92,6 +92,22 @@ def test_both_of_ours_on_one_layer_merged_lora_and_bad_names_are_refused():
         model.add_adapter("ours", NeuroAdaConfig(target_modules=TARGETS))
 
 
+@every_method
+def test_nothing_is_saved_of_weights_with_lora_in_them(kind):
+    model = mixed(tiny("llama"), kind)
+    before = get_peft_model_state_dict(model, adapter_name="ours")
+    model.set_adapter("lora")
+    model.merge_adapter()
+    with pytest.raises(MergeError, match=r"Saving adapter 'ours': lora, which is around .*_proj, is merged"):
+        get_peft_model_state_dict(model, adapter_name="ours")
+    model.unmerge_adapter()
+    model.set_adapter(["ours", "lora"])
+    model.merge_adapter(adapter_names=["ours"])
+    after = get_peft_model_state_dict(model, adapter_name="ours")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before if "fingerprint" not in key)
+
+
 def test_mixes_without_ours_are_peft_s_own(monkeypatch):
     def built() -> tuple[list[str], Tensor, Tensor]:
         torch.manual_seed(0)

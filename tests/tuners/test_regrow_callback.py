@@ -184,6 +184,28 @@ def test_deepspeed_is_refused():
         RegrowCallback().on_train_begin(SimpleNamespace(deepspeed={"zero_optimization": {}}), None, None)
 
 
+class Counted(torch.utils.data.IterableDataset):
+    """A stream that knows its length."""
+
+    def __iter__(self):
+        return iter(rows())
+
+    def __len__(self) -> int:
+        return len(rows())
+
+
+def test_a_stream_of_known_length_has_no_records_to_draw_either(tmp_path):
+    made = trainer(adapted(), tmp_path, RegrowCallback(every=2))
+    made.train_dataset = Counted()
+    with pytest.raises(ConfigError, match=r"Counted is a stream. Give RegrowCallback batches="):
+        made.train()
+
+
+def test_a_model_without_an_adapter_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ConfigError, match="this LlamaForCausalLM is no PeftModel"):
+        trainer(copy.deepcopy(tiny("llama")), tmp_path, RegrowCallback(every=2)).train()
+
+
 def test_a_stream_has_no_records_to_draw(tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(rows()))
     made = trainer(adapted(), tmp_path, RegrowCallback(every=2))

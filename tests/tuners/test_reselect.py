@@ -251,7 +251,7 @@ def test_an_adapter_that_cannot_be_chosen_anew():
     model = adapted(tiny("llama"))
     with pytest.raises(ConfigError, match=r"no layer has a NeuroAda adapter of that name.*Known: default"):
         reselect(model, batches(), adapter_name="other", progress=False)
-    with pytest.raises(ConfigError, match="this LlamaForCausalLM has no adapters"):
+    with pytest.raises(ConfigError, match="this LlamaForCausalLM is no PeftModel"):
         reselect(tiny("llama"), batches(), progress=False)
     with pytest.raises(ConfigError, match="max_memory=0: no gradient fits"):
         reselect(model, batches(), max_memory=0, progress=False)

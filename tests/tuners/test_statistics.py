@@ -109,9 +109,8 @@ def test_a_state_dict_brings_the_inputs_that_an_adapter_waits_for(config, tmp_pa
 
 def tiny_t5() -> T5ForConditionalGeneration:
     torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=0
-    )
+    sizes = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0, tie_word_embeddings=False)
     return T5ForConditionalGeneration(config).eval()
 
 
@@ -126,14 +125,15 @@ def test_encoder_and_decoder_leave_their_own_padding_out_also_where_they_are_equ
     batch = {"input_ids": ids, "attention_mask": source, "labels": labels.masked_fill(target == 0, -100)}
     if with_mask:
         batch["decoder_attention_mask"] = target
-    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(k=3, target_modules=["q", "k", "v", "o", "wi", "wo"]))
+    targets = ["q", "k", "v", "o", "wi", "wo", "lm_head"]
+    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(k=3, target_modules=targets))
     reselect(model, [batch], "wanda", progress=False)
 
     chosen = inputs_of(model)
     assert any("EncDecAttention" in name for name in chosen)
     seen: dict[str, Tensor] = {}
     for name in chosen:
-        reads_target = "decoder" in name and not name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
+        reads_target = "encoder" not in name and not name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
         mask = (target if reads_target else source).bool()
         base.get_submodule(name).register_forward_hook(
             lambda module, args, output, name=name, mask=mask: seen.update({name: args[0][mask].norm(dim=0)})
@@ -143,6 +143,29 @@ def test_encoder_and_decoder_leave_their_own_padding_out_also_where_they_are_equ
     for name, indices in chosen.items():
         scores = base.get_submodule(name).weight.detach().abs() * seen[name]
         assert torch.equal(indices.long(), top_k(scores, 3)), name
+
+
+class Flattening(nn.Module):
+    """A layer whose input has all tokens of the batch in one dimension, as those of some mixtures of experts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.linear(x.flatten(0, 1))
+
+
+def test_padding_is_left_out_where_tokens_are_in_one_dimension():
+    base, x = Flattening(), torch.randn(2, 5, 8)
+    mask = torch.ones(2, 5, dtype=torch.long)
+    mask[1, 1:] = 0
+    x[1, 1:, 3] = 100
+    model = get_peft_model(copy.deepcopy(base), NeuroAdaConfig(k=2, target_modules=["linear"]))
+    reselect(model, [{"x": x, "attention_mask": mask}], "wanda", progress=False)
+    scores = base.linear.weight.detach().abs() * x[mask.bool()].norm(dim=0)
+    assert torch.equal(inputs_of(model)["linear"].long(), top_k(scores, 2))
 
 
 def test_an_off_loaded_model_is_refused_by_name():

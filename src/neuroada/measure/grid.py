@@ -60,6 +60,9 @@ class Study(_Strict):
         for name, values in (("seeds", self.seeds), *(("learning_rates", change.learning_rates) for change in rates)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} repeats a value")
+        for change in (self, *rates):
+            if found := sorted({"seed", "training.learning_rate"} & change.set.keys()):
+                raise ValueError(f"set: {found[0]} is what a study tries: give it as seeds or learning_rates")
         points = [None] if self.axis is None else list(self.axis.points)
         for label in self.methods:
             for point in points:
@@ -134,10 +137,11 @@ class GridRow:
         Raises:
             ConfigError: the recipe that results cannot be meant.
         """
-        parts = {**self.study.set}
-        for change in self.study.changes(self.label, self.point):
-            parts |= change.set
-        parts |= {"training.learning_rate": learning_rate, "seed": seed, **self.values}
+        own = {"training.learning_rate": learning_rate, "seed": seed, **self.values}
+        parts: dict[str, Any] = {}
+        for given in (self.study, *self.study.changes(self.label, self.point)):
+            parts = _without(parts, given.set) | given.set  # of keys that replace each other the later one counts
+        parts = _without(parts, own) | own
         try:
             recipe = load_recipe(find_recipe(self.study.recipe), values=parts)
         except ConfigError as error:
@@ -145,6 +149,10 @@ class GridRow:
             asked = f"{self.label!r}{at} of the study, {error.asked}"
             raise ConfigError(asked, error.found, error.do) from error
         return Cell(self.label, self.point, learning_rate, recipe)
+
+
+def _without(parts: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parts.items() if key not in others}
 
 
 def rows_of(study: Study, values: Mapping[str, Any]) -> Iterator[GridRow]:

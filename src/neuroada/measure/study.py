@@ -180,11 +180,13 @@ def _fields(study: Study, path: Path, cell: Cell) -> dict[str, Any]:
     point = {} if cell.point is None else {"point": cell.point}
     axis = {} if study.axis is None else {"axis": study.axis.name}
     about = {"study": path.stem, "recipe": study.recipe, "cell": cell.name, "content": cell.row_content}
+    rates = sorted(rate for change in study.changes(cell.label, cell.point) for rate in change.learning_rates)
+    tried = {"seeds": ", ".join(map(str, study.seeds)), "learning_rates": ", ".join(map(str, rates))}
     return {
         "kind": "study",
         "method": cell.label,
         "settings": {"learning_rate": cell.learning_rate, **point},
-        "notes": {**about, **axis},
+        "notes": {**about, **tried, **axis},
     }
 
 

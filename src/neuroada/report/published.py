@@ -234,9 +234,10 @@ def find(model: str | None = None, family: str | None = None, method: str | None
 
 
 def model_key(name: str) -> str:
-    """What names and hub ids of one base model share: "meta-llama/Meta-Llama-3-8B" and "Llama-3-8B" are equal."""
+    """What names and hub ids of one base model share: "meta-llama/Meta-Llama-3-8B" and "Llama-3-8B" are equal, and so
+    are "google/vit-base-patch16-224-in21k" and "ViT-base"."""
     last = name.rstrip("/").split("/")[-1].lower()
-    return re.sub(r"^meta-|-hf$", "", last)
+    return re.sub(r"^meta-|-hf$|-patch\d+-\d+(-in21k)?$", "", last)
 
 
 def averages_agree(row: PublishedRow) -> bool:

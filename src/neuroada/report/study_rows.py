@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
 from neuroada.measure.record import Record, RecordedScore, best_rate
 
+RowKey = tuple[str, float | None]
 Key = tuple[str, float | None, float, int]
 
 FEW = 3
@@ -17,11 +18,13 @@ FEW = 3
 
 @dataclass(frozen=True)
 class StudyRow:
-    """A method, at a point if the study has an axis. cells: all of its trainings."""
+    """A method, at a point if the study has an axis. cells: all of its trainings. first_seed: the one that chooses the
+    learning rate; that of the first cell if None."""
 
     method: str
     point: float | None
     cells: Sequence[Record]
+    first_seed: int | None = None
 
     @property
     def label(self) -> str:
@@ -39,14 +42,18 @@ class StudyRow:
         """First-seed cells of other learning rates, one of which another seed might have chosen: on the held-out part
         they reached no less than the least of the best rate's seeds."""
         chosen, least = best_rate(self.held_out), min((_selection(cell) for cell in self.best), default=0.0)
-        others = (cell for cell in self._trained if cell.seed == self._trained[0].seed and _rate(cell) != chosen)
-        return [cell for cell in others if _selection(cell) >= least]
+        return [cell for cell in self._choosing if _rate(cell) != chosen and _selection(cell) >= least]
 
     @property
     def held_out(self) -> dict[float, float]:
         """What each learning rate reached on the held-out part with the first seed, rates in ascending order."""
-        first = [cell for cell in self._trained if cell.seed == self._trained[0].seed]
-        return {_rate(cell): _selection(cell) for cell in sorted(first, key=_rate)}
+        return {_rate(cell): _selection(cell) for cell in sorted(self._choosing, key=_rate)}
+
+    @property
+    def _choosing(self) -> list[Record]:
+        """Those of the first seed."""
+        first = self.cells[0].seed if self.first_seed is None else self.first_seed
+        return [cell for cell in self._trained if cell.seed == first]
 
     @property
     def _trained(self) -> list[Record]:
@@ -61,10 +68,10 @@ class StudyRow:
     @property
     def edge(self) -> str | None:
         """The "largest" or "smallest" of several learning rates, if that one was better than all others."""
-        reached = [*self.held_out.values()]
-        if len(reached) < 2 or reached.count(max(reached)) > 1:
+        held_out, tried = self.held_out, list(self.tried)
+        if len(held_out) < 2 or [*held_out.values()].count(max(held_out.values())) > 1:
             return None
-        return {0: "smallest", len(reached) - 1: "largest"}.get(reached.index(max(reached)))
+        return {tried[0]: "smallest", tried[-1]: "largest"}.get(max(held_out, key=lambda rate: held_out[rate]))
 
     def values(self, test: str) -> list[float]:
         """What its best cells scored, a value a seed."""
@@ -157,14 +164,16 @@ class StudyResults:
 
 def studies_of(records: Iterable[Record]) -> list[StudyResults]:
     """By name, recipe, model and dtype, in the order in which their first cells were recorded; of a method's point,
-    learning rate and seed trained twice the newer record."""
+    learning rate and seed the record that comes last."""
     cells: dict[tuple[str, ...], dict[Key, Record]] = {}
+    newest: dict[tuple[str, ...], dict[RowKey, Record]] = {}
     for record in records:
         if record.kind == "study":
             about = record.notes["study"], record.notes["recipe"], record.shape.name, record.dtype
             key = record.method, record.settings.get("point"), _rate(record), record.seed
             cells.setdefault(about, {})[key] = record
-    return [StudyResults(name, _rows(found.values())) for (name, *_), found in cells.items()]
+            newest.setdefault(about, {})[key[:2]] = record
+    return [StudyResults(about[0], _rows(found, newest[about])) for about, found in cells.items()]
 
 
 def scores_after(cell: Record) -> list[RecordedScore]:
@@ -172,17 +181,29 @@ def scores_after(cell: Record) -> list[RecordedScore]:
     return [score for score in cell.scores if score.when == "after"]
 
 
-def _rows(cells: Iterable[Record]) -> list[StudyRow]:
-    rows: dict[tuple[str, float | None], list[Record]] = {}
-    for cell in cells:
-        rows.setdefault((cell.method, cell.settings.get("point")), []).append(cell)
-    return [StudyRow(*key, _of_newest_content(found)) for key, found in rows.items()]
+def _rows(cells: Mapping[Key, Record], newest: Mapping[RowKey, Record]) -> list[StudyRow]:
+    rows: dict[RowKey, list[Record]] = {}
+    for (method, point, *_), cell in cells.items():
+        last = newest[method, point]
+        row = rows.setdefault((method, point), [])
+        if _is_of(last, cell):
+            row.append(cell)
+    return [StudyRow(*key, row, _first_seed(newest[key])) for key, row in rows.items()]
 
 
-def _of_newest_content(cells: list[Record]) -> list[Record]:
-    """Without those that were trained by what the study's file said before it was edited."""
-    newest = max(cells, key=lambda cell: cell.created).notes.get("content")
-    return [cell for cell in cells if cell.notes.get("content") == newest]
+def _is_of(last: Record, cell: Record) -> bool:
+    """Whether a row has this cell by what the study's file said when the last of its records was written: it may have
+    been edited since the cell was trained."""
+    said = last.notes
+    return (
+        cell.notes.get("content") == said.get("content")
+        and ("seeds" not in said or cell.seed in map(int, said["seeds"].split(", ")))
+        and ("learning_rates" not in said or _rate(cell) in map(float, said["learning_rates"].split(", ")))
+    )
+
+
+def _first_seed(last: Record) -> int | None:
+    return int(last.notes["seeds"].split(", ")[0]) if "seeds" in last.notes else None
 
 
 def _rate(cell: Record) -> float:

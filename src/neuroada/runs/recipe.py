@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _assign(content: dict[str, Any], key: str, value: Any, together: set[str] | 
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {key}", f"{name!r} is a value, not a section", "Set the value itself")
         content = inner
-    content[last] = value
+    content[last] = deepcopy(value)  # a section given whole may be changed by the next key
     if value is None or last not in REPLACES:
         return
     other = ".".join([*sections, REPLACES[last]])

@@ -103,6 +103,7 @@ def scored_blocks(
     inputs: Tensor | None,
 ) -> Iterator[tuple[int, Tensor]]:
     """The arguments of `select` → (number of the first row among the covered, scores [rows, I]), block by block."""
+    own = not isinstance(selection, str)
     criterion = CRITERIA[selection] if isinstance(selection, str) else selection
     generator = generator_for(seed, name, selection if isinstance(selection, str) else "")
     low_rank = low_rank_part(weight) if "low_rank" in criterion.needs else None
@@ -111,13 +112,13 @@ def scored_blocks(
     for start in range(0, count, rows_per_block):
         stop = min(start + rows_per_block, count)
         block = slice(start, stop) if neurons is None else neurons[start:stop].to(weight.device, torch.int64)
-        parts = (part if part is None else part[block] for part in (gradient, low_rank))
-        statistics = Statistics(generator, next(parts), inputs, next(parts))
-        rows = weight[block]
-        scores = criterion.score(rows, statistics)
-        if not isinstance(selection, str):
+        rows = weight[block].clone() if own else weight[block]  # a function may write to what it is given
+        found = (part if part is None else part[block] for part in (gradient, low_rank))
+        parts = [part.clone() if own and part is not None else part for part in (*found, inputs)]
+        scores = criterion.score(rows, Statistics(generator, gradient=parts[0], low_rank=parts[1], inputs=parts[2]))
+        if own:
             _require_scores(scores, rows, name)
-        if criterion.needs or not isinstance(selection, str):
+        if own or criterion.needs:
             _require_numbers(scores, name)
         yield start, scores
 

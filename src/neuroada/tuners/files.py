@@ -17,6 +17,7 @@ from neuroada.errors import AdapterFileError
 from neuroada.layers import AdapterLayer
 from neuroada.ops.sparse_delta import Support
 from neuroada.tuners import fingerprint
+from neuroada.tuners.around import require_none_merged_around
 from neuroada.tuners.processes import has_weights
 
 PEFT_PREFIX = "base_model.model."
@@ -72,9 +73,15 @@ class AdapterFile(ABC):
         }
 
     def pack(self, model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The entries of a model's state dict that make up the adapter's file, adapter name still in the keys."""
+        """The entries of a model's state dict that make up the adapter's file, adapter name still in the keys.
+
+        Raises:
+            MergeError: LoRA is merged into a weight that a fingerprint is to be made of.
+        """
         packed, prints = {}, {}
-        for name, layer in self.layers(model, adapter_name).items():
+        layers = self.layers(model, adapter_name)
+        require_none_merged_around(model, layers.values(), f"Saving adapter {adapter_name!r}")
+        for name, layer in layers.items():
             keys = {kind: f"{name}.{kind}.{adapter_name}" for kind in self.kinds}
             state = {kind: state_dict[key] for kind, key in keys.items() if key in state_dict}
             entry = self.entry(layer, adapter_name, state)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from neuroada.errors import ConfigError
 from neuroada.layers import NeuroAdaLinear
 from neuroada.layers.held import follow
-from neuroada.selection import ScoreFunction, kept_entries, moved, places_before
+from neuroada.selection import Criterion, ScoreFunction, kept_entries, moved, places_before
 from neuroada.tuners.reselect import active_layers, adapter_of, choose
 from neuroada.tuners.statistics import MAX_MEMORY, as_batches
 
@@ -30,7 +30,7 @@ def regrow(
     model: PeftModel,
     optimizer: Optimizer,
     batches: Iterable[Mapping[str, Any]] = (),
-    criterion: str | ScoreFunction = "gradient",
+    criterion: str | Criterion | ScoreFunction = "gradient",
     *,
     drop_fraction: float = DROP_FRACTION,
     adapter_name: str | None = None,

@@ -6,13 +6,14 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from neuroada.config.shared import is_whole
 from neuroada.errors import ConfigError
-from neuroada.selection import ScoreFunction
+from neuroada.selection import Criterion, ScoreFunction
 from neuroada.tuners.regrow import DROP_FRACTION, regrow, require_fraction, trained_layers
-from neuroada.tuners.reselect import known_criterion
+from neuroada.tuners.reselect import adapter_of, known_criterion
 from neuroada.tuners.statistics import MAX_MEMORY
 
 STOP_AFTER = 0.75
@@ -43,7 +44,7 @@ class RegrowCallback(TrainerCallback):
         *,
         every: int = 100,
         drop_fraction: float = DROP_FRACTION,
-        criterion: str | ScoreFunction = "gradient",
+        criterion: str | Criterion | ScoreFunction = "gradient",
         stop_after: float = STOP_AFTER,
         records: int = 128,
         batch_size: int | None = None,
@@ -74,7 +75,7 @@ class RegrowCallback(TrainerCallback):
             do = "Train with DistributedDataParallel, or without regrowing"
             raise ConfigError("Regrowing inputs under DeepSpeed", found, do)
         model = kwargs["model"]
-        trained_layers(model, self.adapter_name or str(model.active_adapter), kwargs["optimizer"])
+        trained_layers(model, adapter_of(model, self.adapter_name, "Regrowing inputs"), kwargs["optimizer"])
 
     def on_step_end(self, args, state, control, **kwargs):
         """After the optimiser's step, and before a checkpoint is written."""
@@ -93,7 +94,7 @@ class RegrowCallback(TrainerCallback):
     def _drawn(self, args: Any, numbers: random.Random, loader: Any) -> Batches:
         """Of records for all processes, this one's share."""
         data, size = loader.dataset, self.batch_size or args.per_device_train_batch_size
-        if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
             raise ConfigError(
                 "Drawing calibration records from the training data",
                 f"{type(data).__name__} is a stream",

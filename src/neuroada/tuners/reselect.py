@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from peft import PeftModel
+from peft import PeftMixedModel, PeftModel
 from torch import Tensor
 
 from neuroada.config import NeuroAdaConfig
@@ -15,14 +16,16 @@ from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
 from neuroada.selection import CRITERIA, OWN, Criterion, ScoreFunction
+from neuroada.tuners.around import require_none_merged_around
 from neuroada.tuners.budget import spread_budget
 from neuroada.tuners.statistics import MAX_MEMORY, Sums, as_batches, gathering
 
 
+@torch.inference_mode(False)  # what is chosen is trained later
 def reselect(
     model: PeftModel,
     batches: Iterable[Mapping[str, Any]] = (),
-    criterion: str | ScoreFunction = "gradient",
+    criterion: str | Criterion | ScoreFunction = "gradient",
     *,
     adapter_name: str | None = None,
     max_memory: int = MAX_MEMORY,
@@ -42,8 +45,9 @@ def reselect(
     Args:
         model: with the adapter active, unmerged and not held.
         batches: what the model takes, labels included where the criterion needs gradients.
-        criterion: a name in `neuroada.selection.CRITERIA`, or a function of rows of a weight [rows, I] and their
-            `Statistics` (gradient and inputs, if there are batches) that returns scores [rows, I].
+        criterion: a name in `neuroada.selection.CRITERIA`; or a function of rows of a weight [rows, I] and their
+            `Statistics` (gradient and inputs, if there are batches) that returns scores [rows, I]; or a
+            `neuroada.selection.Criterion`, which says which of the statistics the function needs.
         adapter_name: the active one if None.
         max_memory: bytes of float32 gradients that may be held at a time; a larger weight is a group of its own.
         progress: whether to show a bar.
@@ -76,7 +80,7 @@ def choose(
     name: str,
     layers: Sequence[NeuroAdaLinear],
     batches: Sequence[Mapping[str, Any]],
-    criterion: str | ScoreFunction,
+    criterion: str | Criterion | ScoreFunction,
     seed: int,
     *,
     budget: NeuroAdaConfig | None = None,
@@ -99,7 +103,7 @@ def choose(
     chosen = known_criterion(criterion, with_data)
     if chosen.needs_data and not with_data:
         raise ConfigError(f"Choosing inputs by {criterion!r}", "it needs data, and no batch is given", "Give batches")
-    asked = name, chosen if callable(criterion) else criterion, seed
+    asked = name, criterion if isinstance(criterion, str) else chosen, seed
     with gathering(
         model,
         name,
@@ -135,8 +139,10 @@ def choose(
     return indices
 
 
-def known_criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterion:
+def known_criterion(criterion: str | Criterion | ScoreFunction, with_data: bool) -> Criterion:
     """That of a name, or ConfigError; a function is given gradients and inputs where there is data."""
+    if isinstance(criterion, Criterion):
+        return criterion
     if callable(criterion):
         return Criterion(criterion, frozenset({"gradient", "inputs"} if with_data else ()))
     if criterion not in CRITERIA:
@@ -144,15 +150,18 @@ def known_criterion(criterion: str | ScoreFunction, with_data: bool) -> Criterio
     return CRITERIA[criterion]
 
 
-def adapter_of(model: PeftModel, adapter_name: str | None, asked: str) -> str:
-    """The adapter that is meant: the one of this name, or the active one; ConfigError where there is none."""
-    if not isinstance(getattr(model, "peft_config", None), dict):
+def adapter_of(model: PeftModel | PeftMixedModel, adapter_name: str | None, asked: str) -> str:
+    """The adapter that is meant: of this name, or the active one of NeuroAda; ConfigError where there is none."""
+    if not isinstance(model, PeftModel | PeftMixedModel):
         do = "Give what peft.get_peft_model(model, NeuroAdaConfig(...)) returns"
-        raise ConfigError(asked, f"this {type(model).__name__} has no adapters", do)
-    active = adapter_name or model.active_adapter
-    if not isinstance(active, str):
+        raise ConfigError(asked, f"this {type(model).__name__} is no PeftModel", do)
+    if adapter_name is not None:
+        return adapter_name
+    active = model.active_adapters
+    active = [each for each in active if isinstance(model.peft_config[each], NeuroAdaConfig)] or active
+    if len(active) != 1:
         raise ConfigError(asked, f"which adapter is not said, and active is {active!r}", "Give adapter_name")
-    return active
+    return active[0]
 
 
 def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinear]:
@@ -174,6 +183,7 @@ def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinea
             raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
         if layer.disable_adapters or name not in layer.active_adapters:
             raise ConfigError(asked, f"it is not active on {layer.name}", f"Call model.set_adapter({name!r})")
+    require_none_merged_around(model, layers, asked)
     return layers
 
 
@@ -182,6 +192,6 @@ def _require_untrained(layers: Sequence[NeuroAdaLinear], name: str) -> None:
     for layer in layers:
         if layer.quantization_backend is None and is_held(layer.stored_weight):
             raise MergeError(asked, f"deltas are in the weight of {layer.name}", "Leave neuroada.held")
-        if layer.neuroada_deltas[name].any():
+        if name not in layer.awaiting and layer.neuroada_deltas[name].any():  # of init_weights=False
             found = f"deltas of {layer.name} are not zero"
             raise WeightError(asked, found, "Choose before training, train a new adapter, or call neuroada.regrow")

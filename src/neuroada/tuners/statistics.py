@@ -104,22 +104,25 @@ class Padding:
         """By the batch's masks [B, T], 0 on padding; a decoder's is made of the labels if there is none."""
         self.source = self.target = batch.get("attention_mask")
         self.encoder: nn.Module | None = None
-        self.decoder: frozenset[nn.Module] = frozenset()
+        self.reading: frozenset[nn.Module] = frozenset()
         self.encoded = 0
         base: Any = model.base_model.model
         if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
             labels = batch.get("labels")
             self.target = batch.get("decoder_attention_mask", None if labels is None else labels != IGNORED)
-            self.encoder, self.decoder = base.get_encoder(), frozenset(base.get_decoder().modules())
+            self.encoder = base.get_encoder()
+            self.reading = frozenset(self.encoder.modules())
 
     def note(self, encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward hook of the encoder: where its output is, which the decoder's cross-attention reads."""
         self.encoded = output[0].data_ptr()
 
     def mask(self, layer: nn.Module, x: Tensor) -> Tensor | None:
-        """[B, T] of a layer's input [B, T, I], or None where all of it counts."""
-        reads_target = layer in self.decoder and x.data_ptr() != self.encoded
-        mask = self.target if reads_target else self.source
+        """Of a layer's input [B, T, I] or [B·T, I], shaped like it without I; None where all of it counts."""
+        reads_source = layer in self.reading or x.data_ptr() == self.encoded
+        mask = self.source if reads_source else self.target
+        if mask is not None and x.dim() == 2:
+            mask = mask.flatten()
         return mask if mask is not None and mask.shape == x.shape[:-1] else None
 
 
@@ -199,15 +202,27 @@ def _add_batch(
         handles.append(padding.encoder.register_forward_hook(padding.note))
     try:
         with _prepared(model, name, layers, wanted), torch.set_grad_enabled(wants_gradient):
-            loss = getattr(model(**batch), "loss", None)
+            outputs = model(**batch)
             if wants_gradient:
-                if loss is None:
-                    raise ConfigError("Choosing inputs by gradients", "a batch gives no loss", "Put labels into it")
+                loss = _loss_in(outputs)
                 if loss.requires_grad:
                     torch.autograd.grad(loss, wanted, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _loss_in(outputs: Any) -> Tensor:
+    """Where Trainer looks for it: by name, and first in a tuple."""
+    found = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
+    loss = found.get("loss") if isinstance(found, Mapping) else getattr(found, "loss", found)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise ConfigError(
+        "Choosing inputs by gradients",
+        f"a batch gives no loss in the model's {type(outputs).__name__}",
+        "Put labels into it, and let the model return its loss by that name, or first",
+    )
 
 
 @contextmanager
