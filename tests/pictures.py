@@ -3,12 +3,15 @@
 import json
 import random
 import tarfile
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+
+from neuroada.tasks.image_files import PictureSet
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
@@ -26,6 +29,20 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     file = BytesIO()
     image.save(file, kind)
     return file.getvalue()
+
+
+PNG = encoded(noisy(COLOURS["red"], 0))
+
+
+def counts(found: PictureSet) -> dict[str, Counter]:
+    return {split: Counter(picture.label for picture in pictures) for split, pictures in found.splits.items()}
+
+
+def contents(found: PictureSet) -> dict[str, list[bytes]]:
+    def content(place) -> bytes:
+        return place.read_bytes() if isinstance(place, Path) else place.read()
+
+    return {split: [content(picture.open()) for picture in pictures] for split, pictures in found.splits.items()}
 
 
 def write_set(folder: Path, **counts: int) -> Path:

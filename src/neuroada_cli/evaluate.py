@@ -45,10 +45,15 @@ def evaluate(
             help="greedy, or published for the task's own settings; default: the run's, or greedy.", show_default=False
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the weights, where no recipe says it.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights, where no recipe says it; auto is the model files' own.")
+    ] = "bfloat16",
     seed: Annotated[
         int | None, typer.Option(help="Of the choice of records; default: the run's, or 0.", show_default=False)
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images that cannot be decoded, instead of leaving them out.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Write scores and answers to this JSON file.", show_default=False)
     ] = None,
@@ -63,14 +68,25 @@ def evaluate(
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.runs.evaluate import evaluate as run
         from neuroada.runs.evaluate import read_settings
-        from neuroada.runs.folder import write_text
+        from neuroada.runs.folder import require_place, write_text
         from neuroada.runs.report import print_pairs, remarks_text, score_text
 
     given = {"records": records, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "sampling": sampling}
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     of_harness = [name.strip() for name in harness.split(",") if name.strip()]
+    if output is not None:
+        require_place(output, "--output")
     scored = run(
-        target, names, data_dir, read_settings(given), console, dtype=dtype, seed=seed, harness=of_harness, shots=shots
+        target,
+        names,
+        data_dir,
+        read_settings(given),
+        console,
+        dtype=dtype,
+        seed=seed,
+        harness=of_harness,
+        shots=shots,
+        strict=strict,
     )
     pairs = [
         (

@@ -17,5 +17,5 @@ def merge(
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.runs.trained import merge as run
-    run(target, output, console)
-    console.print(f"Merged model: {output}", soft_wrap=True)
+    dtype = run(target, output, console)
+    console.print(f"Merged model: {output}, {dtype}", soft_wrap=True)

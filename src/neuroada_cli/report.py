@@ -30,11 +30,11 @@ def report(
 
     console = Console(highlight=False)
     with console.status("Reading runs"):
-        from neuroada.errors import ConfigError, MissingInputError
+        from neuroada.errors import MissingInputError
         from neuroada.measure.record import read_records
         from neuroada.report.html.page import report_page
         from neuroada.report.html.run import read_runs
-        from neuroada.runs.folder import write_text
+        from neuroada.runs.folder import require_place, write_text
 
         found = read_runs(runs) if runs else []
         records = [] if studies is None else [record for record in read_records(studies) if record.kind == "study"]
@@ -43,12 +43,6 @@ def report(
             raise MissingInputError(what, "there is no run and no record of a study", "Name run folders, or --studies")
         page = report_page(found, records)
     output = output or (found[0].path if len(found) == 1 else Path()) / "report.html"
-    asked, do = f"--output {output}", "Name an HTML file that can be written"
-    if output.is_dir():
-        raise ConfigError(asked, "it is a folder", do)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, page)
-    except OSError as error:
-        raise ConfigError(asked, error.strerror or str(error), do) from error
+    require_place(output, "--output")
+    write_text(output, page)
     console.print(f"Report: {output}", soft_wrap=True)

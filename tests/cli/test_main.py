@@ -1,5 +1,6 @@
 """The command line: help, exit codes, and what a person reads when something is wrong."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,3 +130,21 @@ def test_ctrl_c_says_how_to_go_on(tiny_model_dir: Path, tmp_path: Path):
     assert f"--resume --output {output}" in printed
     assert errors.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in errors
+
+
+def test_eval_writes_scores_and_answers_where_it_may(tiny_model_dir: Path, tmp_path: Path):
+    tests = tmp_path / "commonsense" / "boolq" / "test.jsonl"
+    tests.parent.mkdir(parents=True)
+    question = {"instruction": "Is it?", "input": "", "output": "the correct answer is true", "answer": "true"}
+    tests.write_text(f"{json.dumps(question)}\n" * 3)
+    asked = ["eval", str(tiny_model_dir), "--tasks", "boolq", "--data-dir", str(tmp_path), "--records", "2"]
+    asked += ["--max-new-tokens", "2", "--output"]
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(app, [*asked, str(tmp_path / "file" / "scores.json")])
+    assert done.exit_code == 2
+    assert "Scoring" not in done.output, "what cannot be written is said before anything is scored"
+    done = CliRunner().invoke(app, [*asked, str(tmp_path / "new" / "scores.json")])
+    assert done.exit_code == 0, done.output
+    content = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert [score["name"] for score in content["scores"]] == ["boolq"]
+    assert len(content["answers"]) == 2

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from neuroada.tasks import glue
-from neuroada.tasks.image_files import HUB
+from neuroada.tasks.image_hub import HUB
 from pictures import write_dinov2, write_set
 
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "on", "in", "big", "small", "mat", "house", "good", "bad", "yes", "no"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neuroada.errors import ConfigError, RunFolderError
-from neuroada.runs.folder import RunFolder, whole_folder, write_text
+from neuroada.runs.folder import RunFolder, require_place, whole_folder, write_text
 from neuroada.runs.recipe import check_recipe, to_yaml
 
 
@@ -103,6 +103,20 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path: Path):
         write_text(beside / "absent" / "file", "new")
     assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_place_of_a_file_is_made_or_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    require_place(tmp_path / "new" / "folder" / "scores.json", "--output")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "folder"]
+    (tmp_path / "file").write_text("")
+    for place, found in (("new", "it is a folder"), ("file/scores.json", "(Not a directory|File exists)")):
+        with pytest.raises(
+            ConfigError, match=rf"--output {tmp_path / place}: {found}. Name a file that can be written"
+        ):
+            require_place(tmp_path / place, "--output")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="its folder cannot be written to"):
+        require_place(tmp_path / "scores.json", "--output")
 
 
 def test_whole_folder_replaces_or_keeps(tmp_path: Path):

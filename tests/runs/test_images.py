@@ -1,6 +1,7 @@
 """Image classification from recipe to run folder, and what is scored and merged from it, on a tiny ViT."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_pictures_that_cannot_be_decoded_are_recorded_or_refused(vit, tmp_path):
     bad.write_bytes(b"")
     console = Console(record=True, width=400, file=(tmp_path / "printed.txt").open("w"))
     train(recipe_of(vit, folder=folder), tmp_path / "run", console)
-    assert f"1 cannot be decoded and are left out: {bad} (no image of a known format)" in console.export_text()
+    assert f"1 cannot be decoded and is left out: {bad} (no image of a known format)" in console.export_text()
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert records[0] == {"event": "left out", "place": str(bad), "reason": "no image of a known format"}
     with pytest.raises(MissingInputError, match=rf"image {bad}: it cannot be decoded"):
@@ -180,22 +181,50 @@ def test_pictures_that_cannot_be_decoded_are_recorded_or_refused(vit, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_files_of_a_test_that_cannot_be_decoded_are_said_with_its_score(vit, folder, tmp_path):
+    summary = trained(recipe_of(vit, folder=folder), tmp_path / "run")
+    assert summary["scores_after"][0]["note"] == ""
+    other = write_set(tmp_path / "more", test=3)
+    bad = [other / "test" / "blue" / f"00{number}.png" for number in (0, 2)]
+    for path in bad:
+        path.write_bytes(b"")
+    (score,) = evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET).plain()
+    reason = "no image of a known format"
+    assert score["count"] == 7
+    assert score["note"] == f"2 cannot be decoded and are left out: {bad[0]} ({reason}), {bad[1]} ({reason})"
+    with pytest.raises(MissingInputError, match=rf"image {bad[0]}: it cannot be decoded .*, as are {bad[1]}"):
+        evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET, strict=True)
+    for path in (other / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(MissingInputError, match=r"no picture of the test part can be decoded: .*blue/000.png"):
+        evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET)
+
+
+def test_a_model_that_gives_classes_is_asked_for_no_words(vit, folder, tmp_path):
+    trained(recipe_of(vit, folder=folder), tmp_path / "run")
+    for asked in ({"tests": ["boolq"]}, {"tests": [], "harness": ["piqa"]}):
+        with pytest.raises(ConfigError, match=r"the run's task is images: its model gives classes, not words. Leave"):
+            evaluate(str(tmp_path / "run"), asked.pop("tests"), folder, read_settings({}), QUIET, **asked)
+
+
 def test_tests_are_of_the_classes_that_the_model_knows(vit, folder, tmp_path):
     trained(recipe_of(vit, folder=folder), tmp_path / "run")
     other = write_set(tmp_path / "more", train=2, test=3)
     assert evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET).scores[0].count == 9
     assert evaluate(str(tmp_path / "run"), [], None, read_settings({"records": 5}), QUIET).scores[0].count == 5
-    for split in ("train", "test"):
-        (other / split / "red").rename(other / split / "rouge")
+    shutil.rmtree(other / "train")
+    assert evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET).scores[0].count == 9
+    (other / "test" / "red").rename(other / "test" / "rouge")
     message = (
         r"its classes are blue, green, rouge, and those of the model are blue, green, red. Give pictures of the same"
     )
     with pytest.raises(ConfigError, match=message):
         evaluate(str(tmp_path / "run"), [], other, read_settings({}), QUIET)
     environment = tmp_path / "run" / "environment.json"
-    environment.write_text("{}")
-    with pytest.raises(RunFolderError, match=r"environment.json does not say which classes it was trained on"):
-        load_trained(str(tmp_path / "run"))
+    for content in ("{}", "[]", '{"labels": 5}', '{"labels": [1]}', '{"labels"'):
+        environment.write_text(content)
+        with pytest.raises(RunFolderError, match=r"environment.json does not say which classes it was trained on"):
+            load_trained(str(tmp_path / "run"))
 
 
 def test_sets_by_name_and_recipes_that_cannot_be_meant(vit, folder, tmp_path):

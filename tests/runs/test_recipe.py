@@ -163,6 +163,7 @@ def test_a_base_that_leads_back_is_an_error(recipe_file: Path):
         ("max_steps", r"--set max_steps: it is not of the form key=value. Write section\.key=value"),
         ("=3", r"it is not of the form key=value"),
         ("model.name={", r"--set model\.name=\{: it is not valid YAML"),
+        ("seed=2024-13-45", r"--set seed=2024-13-45: it is not valid YAML \(month must be in 1\.\.12"),
     ],
 )
 def test_bad_set(recipe_file: Path, override: str, message: str):
@@ -173,6 +174,12 @@ def test_bad_set(recipe_file: Path, override: str, message: str):
 def test_missing_key():
     with pytest.raises(ConfigError, match=r"'training' is missing. Add 'training'"):
         check_recipe({key: MINIMAL[key] for key in ("model", "method")}, "recipe")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe bad")
+    with pytest.raises(ConfigError, match=r"recipe .*/bad.yaml: it cannot be read as text \(.*Save it as UTF-8"):
+        load_recipe(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize(("content", "message"), [("a: [", "not valid YAML"), ("- a", "not a mapping of sections")])

@@ -180,6 +180,8 @@ def test_a_model_is_scored_on_any_tests(tiny_model_dir, data_dir):
         evaluate(str(tiny_model_dir), ["bolq"], data_dir, settings, QUIET)
     with pytest.raises(ConfigError, match=r"test 'sst2': a test of GLUE.* Score the run folder, without --tasks"):
         evaluate(str(tiny_model_dir), ["sst2"], data_dir, settings, QUIET)
+    with pytest.raises(ConfigError, match=r"--dtype='bf16': not a known value. Did you mean 'bfloat16'"):
+        evaluate(str(tiny_model_dir), ["boolq"], data_dir, settings, QUIET, dtype="bf16")
     with pytest.raises(ConfigError, match="it is no run, and no tests are named"):
         evaluate(str(tiny_model_dir), [], data_dir, settings, QUIET)
     with pytest.raises(ConfigError, match=r"--batch-size 0: Input should be greater than 0"):

@@ -1,31 +1,16 @@
-"""Where pictures come from, and what is wrong with folders, archives and hub sets."""
+"""Pictures in folders and archives, and what is wrong with them."""
 
 import tarfile
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
-import datasets
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from neuroada.errors import MissingInputError
 from neuroada.tasks import image_files
-from neuroada.tasks.image_files import PictureSet, read_folder, read_hub
-from pictures import COLOURS, encoded, noisy, pack, write_set
-
-PNG = encoded(noisy(COLOURS["red"], 0))
-
-
-def counts(found: PictureSet) -> dict[str, Counter]:
-    return {split: Counter(picture.label for picture in pictures) for split, pictures in found.splits.items()}
-
-
-def contents(found: PictureSet) -> dict[str, list[bytes]]:
-    def content(place) -> bytes:
-        return place.read_bytes() if isinstance(place, Path) else place.read()
-
-    return {split: [content(picture.open()) for picture in pictures] for split, pictures in found.splits.items()}
+from neuroada.tasks.image_files import read_folder
+from pictures import COLOURS, PNG, contents, counts, pack, write_set
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes | None]], **changes) -> Path:
@@ -107,13 +92,29 @@ def test_names_with_a_dot_before_them_are_passed_over(tmp_path):
             lambda f: (f / "train").rename(f / "training"),
             "there is no train split in it. Lay files out as SPLIT/CLASS/FILE",
         ),
+        (lambda f: [(f / "test").rename(f / "val"), (f / "test").mkdir()], "its test split is empty. Put images there"),
         (lambda f: (f / "test").rename(f / "dev"), "there is neither a validation nor a test split in it"),
         (
             lambda f: (f / "test" / "red" / "a\nb.png").write_bytes(PNG),
             r"a\\nb.png': its name has characters that cannot",
         ),
+        (
+            lambda f: (f / "test" / "red" / "a\u202egnp.exe").write_bytes(PNG),
+            r"a\\u202egnp.exe': its name has characters that cannot",
+        ),
     ],
-    ids=["empty class", "no class", "too deep", "broken link", "classes differ", "no train", "no test", "line feed"],
+    ids=[
+        "empty class",
+        "no class",
+        "too deep",
+        "broken link",
+        "classes differ",
+        "no train",
+        "empty split",
+        "no test",
+        "line feed",
+        "turned around",
+    ],
 )
 def test_folders_that_are_no_sets(tmp_path, change, message):
     folder = write_set(tmp_path / "set", train=1, test=1)
@@ -121,6 +122,35 @@ def test_folders_that_are_no_sets(tmp_path, change, message):
     change(folder)
     with pytest.raises(MissingInputError, match=message):
         read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["Screenshot at 3.45\u202fPM.png", "a\u00a0b.png", "\U0001f469\u200d\U0001f373.png", "ö é.png"]
+)
+def test_names_with_spaces_of_any_kind_and_signs_are_taken(tmp_path, name):
+    folder = write_set(tmp_path / "set", train=1, test=1)
+    (folder / "train" / "red" / name).write_bytes(PNG)
+    assert counts(read_folder(folder))["train"]["red"] == 2
+
+
+def test_a_set_to_test_on_needs_no_other_split(tmp_path):
+    folder = write_set(tmp_path / "set", val=1, test=2)
+    archive = pack(folder, tmp_path / "set.tar")
+    for path in (folder, archive):
+        found = read_folder(path, to_test=True)
+        assert found.labels == tuple(COLOURS)
+        assert counts(found) == {"test": Counter(dict.fromkeys(COLOURS, 2))}
+    (folder / "train.tar").write_bytes(b"damaged, and not looked at")
+    read_folder(folder, to_test=True)
+    for path in sorted((folder / "test").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    with pytest.raises(MissingInputError, match="its test split is empty"):
+        read_folder(folder, to_test=True)
+    (folder / "test").rmdir()
+    assert counts(read_folder(folder, to_test=True)) == {"test": Counter(dict.fromkeys(COLOURS, 1))}
+    (folder / "val").rename(folder / "train")
+    with pytest.raises(MissingInputError, match="there is neither a validation nor a test split"):
+        read_folder(folder, to_test=True)
 
 
 def test_one_class_is_not_enough_and_nothing_is_nothing(tmp_path):
@@ -193,73 +223,6 @@ def test_an_archive_is_not_read_beyond_a_size(tmp_path, monkeypatch):
         MissingInputError, match=r"its files are more than [\d,]+ bytes. Unpack it, and give the folder"
     ):
         read_folder(archive)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """What `load_dataset` gives, by hub id."""
-    sets: dict[str, DatasetDict] = {}
-
-    def load(name):
-        if name not in sets:
-            raise ConnectionError("no connection.")
-        return sets[name]
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    return sets
-
-
-def rows(labels: list[int], names: list[str] | None = None, **columns) -> Dataset:
-    features = {"img": datasets.Image(), "label": ClassLabel(names=names or ["cat", "dog"])}
-    features |= {name: ClassLabel(names=["x", "y"]) for name in columns}
-    content = {"img": [{"bytes": PNG, "path": None}] * len(labels), "label": labels}
-    return Dataset.from_dict(content | columns, features=Features(features))
-
-
-def test_a_set_of_the_hub(hub):
-    hub["uoft-cs/cifar10"] = DatasetDict(train=rows([0, 1, 0, 1]), test=rows([1, 0]))
-    found = read_hub("cifar10")
-    assert (found.source, found.labels) == ("hub:uoft-cs/cifar10", ("cat", "dog"))
-    assert counts(found) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}
-    assert contents(found)["test"] == [PNG, PNG]
-    assert found.splits["test"][0].place == "hub:uoft-cs/cifar10/test, row 1"
-
-
-def test_a_column_of_classes_is_named_where_there_are_two(hub):
-    hub["some/set"] = DatasetDict(train=rows([0, 1], kind=[1, 0]), test=rows([0, 1], kind=[0, 1]))
-    with pytest.raises(
-        MissingInputError, match=r"columns of kind ClassLabel are label, kind. Name the column with data.lab"
-    ):
-        read_hub("some/set")
-    assert read_hub("some/set", "kind").labels == ("x", "y")
-
-
-@pytest.mark.parametrize(
-    ("found", "message"),
-    [
-        (DatasetDict(train=rows([0, 1]), test=rows([0, -1])), r"hub:a/b/test, row 2: it has no label"),
-        (DatasetDict(train=rows([0, 1]), test=rows([0, 0])), r"train and test have different classes: test lacks dog"),
-        (DatasetDict(train=rows([0, 1])), r"there is neither a validation nor a test split in it"),
-        (DatasetDict(all=rows([0, 1])), r"its splits are all. Name a set with train and test"),
-        (
-            DatasetDict(train=Dataset.from_dict({"text": ["a"]}, features=Features({"text": Value("string")}))),
-            r"its columns of kind Image are none. Name another set",
-        ),
-    ],
-)
-def test_sets_of_the_hub_that_cannot_be_used(hub, found, message):
-    hub["a/b"] = found
-    with pytest.raises(MissingInputError, match=message):
-        read_hub("a/b")
-
-
-def test_a_set_that_the_hub_does_not_give(hub):
-    with pytest.raises(
-        MissingInputError, match=r"the hub does not give it \(no connection\). Give --data-dir .*, or connec"
-    ):
-        read_hub("cifar10")
-    with pytest.raises(MissingInputError, match=r"image set clothing10: it is not one that is known to be on the hub"):
-        read_hub("clothing10")
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):

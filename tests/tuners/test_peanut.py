@@ -198,6 +198,53 @@ def test_a_damaged_file_and_a_pickle_are_refused(tmp_path):
         convert_peanut(tmp_path, tmp_path / "neat")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: None, r"adapter_config.json cannot be read \(FileNotFoundError"),
+        (lambda config: config[:-9], r"adapter_config.json cannot be read \(JSONDecodeError"),
+        (lambda config: "[]", r"adapter_config.json cannot be read"),
+        (lambda config: config.replace('"peft_type"', '"kind"'), r"adapter_config.json cannot be read \(KeyError"),
+        (lambda config: config.replace('"PEANUT"', '"WALNUT"'), r"it is a WALNUT adapter, not one of PEANuT"),
+        (lambda config: config.replace('"depth": 1', '"depth": "x"'), r"adapter_config.json says what PEANuT does not"),
+        (
+            lambda config: config.replace('"relu"', '"rulu"'),
+            r"adapter_config.json says what PEANuT does not know \(.*rulu",
+        ),
+        (
+            lambda config: config.replace('"r": 3', '"r": 4'),
+            r"peanut_A of .* has shape \[3, 24\], and r=4 gives \[4,",
+        ),
+    ],
+    ids=["missing", "cut short", "no mapping", "no kind", "unknown kind", "depth", "activation", "rank"],
+)
+def test_a_configuration_that_is_none_of_peanut_is_refused(change, message, tmp_path):
+    peanut(tiny("llama"), 1).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    content = change(path.read_text())
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(AdapterFileError, match=message):
+        convert_peanut(tmp_path, tmp_path / "neat")
+    assert not (tmp_path / "neat").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("encoders.0", lambda tensor: tensor[:2], r"peanut_encoders.0 of .*down_proj has shape \[2, 3\]"),
+        ("B", lambda tensor: tensor.T.contiguous(), r"peanut_. of .*down_proj has shape"),
+        ("A", lambda tensor: tensor / 0, r"some entries of peanut_A of .*down_proj are not finite numbers"),
+    ],
+)
+def test_layers_of_another_shape_or_without_numbers_are_refused(part, change, message, tmp_path):
+    peanut(tiny("llama"), 1).save_pretrained(tmp_path)
+    entries = load_file(tmp_path / WEIGHTS)
+    key = f"base_model.model.model.layers.1.mlp.down_proj.peanut_{part}.weight"
+    save_file(entries | {key: change(entries[key])}, tmp_path / WEIGHTS)
+    with pytest.raises(AdapterFileError, match=message):
+        convert_peanut(tmp_path, tmp_path / "neat")
+
+
 def test_an_activation_with_weights_of_its_own_is_refused(tmp_path):
     peanut(tiny("llama"), 0, "prelu").save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"activation='prelu': not a known value. Did you mean 'relu'"):
@@ -208,9 +255,15 @@ def test_nothing_is_overwritten(saved, tmp_path):
     model = peanut(tiny("llama"), 0)
     folder = saved(model)
     before = (folder / WEIGHTS).read_bytes()
+    with pytest.raises(AdapterFileError, match=r"adapter_config\.json exists there already"):
+        convert_peanut(tmp_path / "peanut", folder)
+    (folder / "adapter_config.json").unlink()
     with pytest.raises(AdapterFileError, match=r"adapter_model\.safetensors exists there already"):
         convert_peanut(tmp_path / "peanut", folder)
     assert (folder / WEIGHTS).read_bytes() == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(AdapterFileError, match=r"file: it is not a folder"):
+        convert_peanut(tmp_path / "peanut", tmp_path / "file")
 
 
 def test_a_low_precision_adapter_is_converted_to_float32(saved):

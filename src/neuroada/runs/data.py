@@ -23,8 +23,17 @@ from neuroada.runs.scoring import FAMILIES, ClassifierTest, GenerativeTests, Ima
 from neuroada.tasks import completion, glue, instruct
 from neuroada.tasks.classification import Classification, compute_metric, head_settings
 from neuroada.tasks.generative import Example, load_train, subset
-from neuroada.tasks.image_files import read_folder
-from neuroada.tasks.images import Counts, LeftOut, find_pictures, load_images, sizes_text
+from neuroada.tasks.image_files import PictureSet, read_folder
+from neuroada.tasks.images import (
+    Counts,
+    ImageSet,
+    LeftOut,
+    find_pictures,
+    left_out_text,
+    load_images,
+    load_tests,
+    sizes_text,
+)
 from neuroada.tasks.pixels import ImageRows, PixelProcessor, augmentation
 from neuroada.tasks.text import pack, read_text
 
@@ -158,12 +167,7 @@ def _glue(recipe: Recipe, data: GlueData) -> Source:
 
 
 def _images(recipe: Recipe, data: ImagesData) -> Source:
-    if data.folder is not None:
-        pictures, name = read_folder(data.folder), data.folder.resolve().name
-    else:
-        assert data.name is not None
-        pictures = find_pictures(data.name, data.data_dir, data.label)
-        name = data.name.rpartition("/")[2]
+    pictures, name = _pictures(data)
     counts = Counts(data.train_records, data.held_out_records, recipe.evaluation.records, recipe.seed)
     found = load_images(pictures, name, counts, data.strict)
 
@@ -176,7 +180,7 @@ def _images(recipe: Recipe, data: ImagesData) -> Source:
             sizes += f", cropped and mirrored at random by {by} in training"
         train = ImageRows(found.train, found.task.labels, processor, augment, recipe.seed)
         selection, test = (ImageRows(part, found.task.labels, processor) for part in (found.selection, found.test))
-        scored = ImageTest(found.task, test, processor.collate, recipe.evaluation.batch_size, found.test)
+        scored = _image_test(found, test, recipe)
         return Data(
             sizes,
             train,
@@ -192,6 +196,27 @@ def _images(recipe: Recipe, data: ImagesData) -> Source:
 
     head = Head(head_settings(found.task), images=True, size=data.size)
     return Source(f"{name} from {found.source}", encode, None, head, found.task.labels)
+
+
+def open_image_test(recipe: Recipe, processor: PixelProcessor) -> ImageTest:
+    """The recipe's test of pictures, as `open_data` gives it; those to train on are not read and need not be there."""
+    data: Any = recipe.data
+    pictures, name = _pictures(data, to_test=True)
+    found = load_tests(pictures, name, Counts(test=recipe.evaluation.records, test_seed=recipe.seed), data.strict)
+    return _image_test(found, ImageRows(found.test, found.task.labels, processor), recipe)
+
+
+def _pictures(data: ImagesData, to_test: bool = False) -> tuple[PictureSet, str]:
+    """The set, and its name."""
+    if data.folder is not None:
+        return read_folder(data.folder, to_test), data.folder.resolve().name
+    assert data.name is not None
+    return find_pictures(data.name, data.data_dir, data.label, to_test), data.name.rpartition("/")[2]
+
+
+def _image_test(found: ImageSet, test: ImageRows, recipe: Recipe) -> ImageTest:
+    note = left_out_text(found.untested) if found.untested else ""
+    return ImageTest(found.task, test, test.processor.collate, recipe.evaluation.batch_size, found.test, note)
 
 
 def head_of(recipe: Recipe, labels: Sequence[str] = ()) -> Head | None:

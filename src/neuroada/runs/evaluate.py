@@ -8,11 +8,13 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
+from neuroada.config.shared import require_known
 from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.runs.callbacks import progress_bars
-from neuroada.runs.data import Source, open_data
+from neuroada.runs.data import open_data, open_image_test
 from neuroada.runs.harness import HarnessTests
-from neuroada.runs.schema import EvaluationSection, Recipe
+from neuroada.runs.models import DTYPES
+from neuroada.runs.schema import EvaluationSection, GlueData, ImagesData, Recipe
 from neuroada.runs.scoring import FAMILIES, GenerativeTests, Scored, Tests
 from neuroada.runs.trained import Trained, load_trained, recipe_of
 from neuroada.tasks import glue
@@ -30,18 +32,25 @@ def evaluate(
     seed: int | None = None,
     harness: Sequence[str] = (),
     shots: int | None = None,
+    strict: bool = False,
 ) -> Scored:
     """Scores of what `target` names: a run folder, an adapter's folder, or a model's directory or hub id.
 
     tests: names of tests, averages or families; none for those of the run's recipe. settings, seed: where they say
     nothing, tests of the task that a run was trained on take the run's. data_dir: of the tests; None for the run's own,
     or else the hub. dtype: of the weights, where no recipe says it. seed: of the choice of records.
+    strict: refuse a picture that cannot be decoded, as the run's recipe may do anyway, instead of leaving it out.
 
     Raises:
-        ConfigError: an unknown test, or none named and no recipe to take them from.
+        ConfigError: an unknown test or dtype, none named and no recipe to take them from, or a test that wants words of
+            a model that gives classes.
         MissingInputError: a part of the model or the data is not there.
     """
+    require_known("--dtype", dtype, DTYPES)
     recipe = recipe_of(target)
+    if (tests or harness) and recipe is not None and isinstance(recipe.data, GlueData | ImagesData):
+        found = f"the run's task is {recipe.data.task}: its model gives classes, not words"
+        raise ConfigError(f"--tasks or --harness of {target}", found, "Leave it out: the run's own test is scored")
     if not tests and not harness and recipe is None:
         path = Path(target)
         if not path.exists() and path.parent != Path() and path.parent.is_dir():
@@ -57,7 +66,7 @@ def evaluate(
         chosen.append(HarnessTests.load(harness, settings, shots))
     trained = load_trained(target, dtype, console)
     if not chosen:
-        chosen = [_of_recipe(trained, data_dir, settings, seed)]
+        chosen = [_of_recipe(trained, data_dir, settings, seed, strict)]
     if torch.accelerator.is_available():
         trained.model.to(torch.accelerator.current_accelerator())
     console.print(f"Scoring {sum(each.records for each in chosen):,} records", style="dim")
@@ -135,24 +144,30 @@ def _over(recipe: Recipe, settings: EvaluationSection) -> EvaluationSection:
     return recipe.evaluation.model_copy(update=settings.model_dump(exclude_unset=True))
 
 
-def _of_recipe(trained: Trained, data_dir: Path | None, settings: EvaluationSection, seed: int | None) -> Tests:
+def _of_recipe(
+    trained: Trained, data_dir: Path | None, settings: EvaluationSection, seed: int | None, strict: bool
+) -> Tests:
     recipe = trained.recipe
     assert recipe is not None
     place = "folder" if getattr(recipe.data, "folder", None) else "data_dir"
     data = recipe.data if data_dir is None else recipe.data.model_copy(update={place: data_dir})
+    if strict and isinstance(data, ImagesData):
+        data = data.model_copy(update={"strict": True})
     changes = {"data": data, "evaluation": _over(recipe, settings), "seed": recipe.seed if seed is None else seed}
-    source = open_data(recipe.model_copy(update=changes))
-    if source.labels:
-        _require_labels(trained.model, source)
-    tests = source.encode(trained.processor, trained.model).tests
+    asked = recipe.model_copy(update=changes)
+    if isinstance(data, ImagesData):
+        test = open_image_test(asked, trained.processor)
+        _require_labels(trained.model, test.task.labels, data.folder or data.name)
+        return test
+    tests = open_data(asked).encode(trained.processor, trained.model).tests
     if tests is None:
         raise ConfigError(f"evaluating task {data.task!r}", "it has no tests of its own", "Name some with --tasks")
     return tests
 
 
-def _require_labels(model: Any, source: Source) -> None:
+def _require_labels(model: Any, labels: Sequence[str], name: Any) -> None:
     """Raise ConfigError unless the data has just the classes that the model was trained to tell apart."""
     known = [name for _, name in sorted(model.config.id2label.items())]
-    if list(source.labels) != known:
-        found = f"its classes are {', '.join(source.labels)}, and those of the model are {', '.join(known)}"
-        raise ConfigError(f"evaluating on {source.name}", found, "Give pictures of the same classes")
+    if list(labels) != known:
+        found = f"its classes are {', '.join(labels)}, and those of the model are {', '.join(known)}"
+        raise ConfigError(f"evaluating on {name}", found, "Give pictures of the same classes")

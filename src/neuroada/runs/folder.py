@@ -107,15 +107,18 @@ class RunFolder:
         """
         what = "which classes it was trained on"
         labels = self._read_environment(what).get("labels")
-        if labels is None:
-            raise self._incomplete(what, "no labels")
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise self._incomplete(what, f"labels: {labels}")
         return labels
 
     def _read_environment(self, what: str) -> dict[str, Any]:
         try:
-            return json.loads(self.environment.read_text(encoding="utf-8"))
+            content = json.loads(self.environment.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise self._incomplete(what, str(error)) from error
+        if not isinstance(content, dict):
+            raise self._incomplete(what, "it is not a mapping")
+        return content
 
     def _incomplete(self, what: str, why: str) -> RunFolderError:
         found = f"{self.environment.name} does not say {what} ({why})"
@@ -202,6 +205,23 @@ def write_text(path: Path, content: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(content, encoding="utf-8")
     beside.replace(path)
+
+
+def require_place(file: Path, asked: str) -> None:
+    """Make the folder of a file that is to be written, or replaced, later.
+
+    Raises:
+        ConfigError: no file can be written there. asked: what named it.
+    """
+    do = "Name a file that can be written"
+    if file.is_dir():
+        raise ConfigError(f"{asked} {file}", "it is a folder", do)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{asked} {file}", error.strerror or str(error), do) from error
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{asked} {file}", "its folder cannot be written to", do)
 
 
 @contextmanager

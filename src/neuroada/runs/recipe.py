@@ -90,7 +90,11 @@ def to_yaml(recipe: Recipe) -> str:
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a recipe, laid over that of the recipe named by its key `base`, section by section."""
     asked = f"recipe {path}"
-    content = parse_yaml(path.read_text(encoding="utf-8"), asked)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(asked, f"it cannot be read as text ({error})", "Save it as UTF-8") from None
+    content = parse_yaml(text, asked)
     if not isinstance(content, dict):
         raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
     base = content.pop("base", None)
@@ -114,7 +118,7 @@ def parse_yaml(text: str, asked: str) -> Any:
     """The value that `text` says; `asked` is named in errors."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise ConfigError(asked, f"it is not valid YAML ({error})", "Correct the syntax") from None
 
 

@@ -186,9 +186,13 @@ class ClassifierTest:
 
 @dataclass(frozen=True)
 class ImageTest(ClassifierTest):
-    """One test of pictures. Its answers are names of classes, and some of them have a thumbnail, for a report."""
+    """One test of pictures. Its answers are names of classes, and some of them have a thumbnail, for a report.
+
+    note: what must be said beside its score.
+    """
 
     pictures: Sequence[Picture] = ()
+    note: str = ""
 
     def score(self, model: Any, processor: Any, advance: Advance) -> Scored:
         """As of any classifier."""
@@ -206,7 +210,7 @@ class ImageTest(ClassifierTest):
             }
             for place, (picture, answer) in enumerate(zip(self.pictures, scored.answers, strict=True))
         ]
-        return Scored(scored.scores, answers)
+        return Scored(scored.scores, answers, {self.task.name: self.note})
 
 
 def _spread(places: Sequence[int]) -> list[int]:

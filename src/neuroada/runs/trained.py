@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, TaskType
 from rich.console import Console
 
 from neuroada.errors import ConfigError, MissingInputError, near
@@ -26,34 +26,57 @@ class Trained:
 
 
 def recipe_of(target: str) -> Recipe | None:
-    """What a run folder was trained by; None for anything else."""
-    folder = RunFolder(Path(target).expanduser())
-    return load_recipe(folder.recipe) if folder.recipe.is_file() else None
+    """What a run folder, or the adapter or model in one, was trained by; None for anything else."""
+    found = _run_of(target)
+    return found[1] if found is not None else None
+
+
+def _run_of(target: str) -> tuple[RunFolder, Recipe] | None:
+    path = Path(target).expanduser().resolve()
+    for folder in (RunFolder(path), RunFolder(path.parent)):
+        if folder.recipe.is_file():
+            recipe = load_recipe(folder.recipe)
+            if path in (folder.path, folder.trained(recipe.method)):
+                return folder, recipe
+    return None
 
 
 def load_trained(target: str, dtype: str = "bfloat16", console: Console | None = None) -> Trained:
     """The model of a run folder, of an adapter's folder on its base model, or of a directory or hub id.
 
-    dtype: of the weights, where no recipe says it.
+    dtype: of the weights, where no recipe says it; "auto" for that of the model's files.
 
     Raises:
+        ConfigError: an adapter outside its run folder is not of a language model.
         MissingInputError: a part of it is not there.
     """
     path = Path(target).expanduser()
-    recipe = recipe_of(target)
-    if recipe is not None:
-        return _of_run(RunFolder(path), recipe, console)
+    run = _run_of(target)
+    if run is not None:
+        return _of_run(*run, console)
     if (path / "adapter_config.json").is_file():
-        config = PeftConfig.from_pretrained(str(path))
-        if config.base_model_name_or_path is None:
-            raise MissingInputError(f"adapter {path}", "it does not name its base model", "Name a run folder instead")
-        loaded = load_model(config.base_model_name_or_path, dtype, console)
-        return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.processor)
+        return _of_adapter(path, dtype, console)
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
         beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
         raise MissingInputError(f"run {target}", "no such folder", near(path.name, beside))
     loaded = load_model(target, dtype, console)
     return Trained(loaded.model.eval(), loaded.processor)
+
+
+def _of_adapter(path: Path, dtype: str, console: Console | None) -> Trained:
+    """On the base model that it names, which nothing but a run folder says the head of."""
+    config = PeftConfig.from_pretrained(str(path))
+    asked, do = f"adapter {path}", "Name its run folder instead"
+    if config.base_model_name_or_path is None:
+        raise MissingInputError(asked, "it does not name its base model", do)
+    if config.task_type not in (None, TaskType.CAUSAL_LM):
+        raise ConfigError(asked, f"it is of task type {config.task_type}, not of a language model", do)
+    loaded = load_model(config.base_model_name_or_path, dtype, console)
+    endings = {name.rpartition(".")[2] for name, _ in loaded.model.named_modules()}
+    lost = sorted(set(getattr(config, "modules_to_save", None) or ()) - endings)
+    if lost:
+        raise ConfigError(asked, f"it has trained {', '.join(lost)} too, which no language model has", do)
+    return Trained(PeftModel.from_pretrained(loaded.model, str(path)).eval(), loaded.processor)
 
 
 def _of_run(folder: RunFolder, recipe: Recipe, console: Console | None) -> Trained:
@@ -69,20 +92,27 @@ def _of_run(folder: RunFolder, recipe: Recipe, console: Console | None) -> Train
     return Trained(PeftModel.from_pretrained(loaded.model, str(saved)).eval(), loaded.processor, recipe)
 
 
-def merge(target: str, output: Path, console: Console) -> None:
+def merge(target: str, output: Path, console: Console) -> str:
     """Write the merged model of a run or an adapter to a new folder, as safetensors, with what prepares its input.
+
+    Returns:
+        The dtype of its weights: the recipe's, or else that of the base model's files.
 
     Raises:
         ConfigError: the method cannot be merged, or `output` is not empty.
         MissingInputError: a part of the run is not there.
     """
+    if output.resolve() == Path.cwd():
+        raise ConfigError(f"--output {output}", "it is the folder that you are in", "Name a folder in it")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}", "it exists already and is not empty", "Choose another folder")
-    trained = load_trained(target, console=console)
+    trained = load_trained(target, "auto", console)
     if not isinstance(trained.model, PeftModel):
         raise ConfigError(f"merging {target}", "it is a whole model, with no adapter in it", "Use it as it is")
     if trained.recipe is not None and not METHODS[trained.recipe.method].merges:
         raise ConfigError(f"merging {target}", f"{trained.recipe.method} cannot be merged", "Use the adapter")
     with console.status("Merging"), whole_folder(output) as beside:
-        trained.model.merge_and_unload().save_pretrained(str(beside))
+        merged = trained.model.merge_and_unload()
+        merged.save_pretrained(str(beside))
         trained.processor.save_pretrained(str(beside))
+    return str(merged.dtype).removeprefix("torch.")

@@ -1,19 +1,18 @@
-"""Where pictures come from: folders of class names, tar archives of the same, or a set of the hub."""
+"""Pictures in folders of class names, or in tar archives of the same."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
 import tarfile
+import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
-
-import datasets
+from typing import BinaryIO, cast
 
 from neuroada.errors import MissingInputError
 from neuroada.tasks.bounded import Bounded
@@ -29,17 +28,11 @@ MOST_BYTES = 4 * 2**30
 BLOCK = 1 << 20
 """Bytes that headers may take beyond an eighth of the files: a choice."""
 
-HUB = {
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-    "dtd": "tanganke/dtd",
-    "eurosat": "tanganke/eurosat",
-    "fgvc": "HuggingFaceM4/FGVC-Aircraft",
-    "oxford_pets": "timm/oxford-iiit-pet",
-    "resisc45": "tanganke/resisc45",
-    "stanford_cars": "tanganke/stanford_cars",
-}
-"""Hub ids of sets that are known by a shorter name."""
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+"""Kinds of characters, as Unicode calls them, that names may not have: controls, half characters, ends of lines."""
+
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Characters that change the direction of what is shown after them, which names may not have either."""
 
 LAYOUT = "Lay files out as SPLIT/CLASS/FILE, with SPLIT train, validation (or val) or test"
 
@@ -73,11 +66,13 @@ class _Member:
     open: Open | None
 
 
-def read_folder(path: Path) -> PictureSet:
+def read_folder(path: Path, to_test: bool = False) -> PictureSet:
     """The set in a folder of `train/CLASS/FILE` and so on, or of archives such as `train.tar.gz` of the same, or in one
     archive of all splits. Names that begin with a dot are passed over.
 
     Nothing is unpacked on disk: an archive's files are read into memory, after their names and kinds are checked.
+
+    to_test: only the split that is tested on is wanted, and no other need be there.
 
     Raises:
         MissingInputError: a split or class is missing or empty, something else lies between them, or an archive is
@@ -86,7 +81,7 @@ def read_folder(path: Path) -> PictureSet:
     if not path.exists():
         raise MissingInputError(f"image set {path}", "no such folder or archive", LAYOUT)
     try:
-        members = list(_in_archive(path) if path.is_file() else _in_folder(path))
+        members = list(_in_archive(path) if path.is_file() else _in_folder(path, to_test))
     except OSError as error:
         if isinstance(error, MissingInputError):
             raise
@@ -97,41 +92,15 @@ def read_folder(path: Path) -> PictureSet:
         split: [picture for name in sorted(classes) for picture in sorted(classes[name], key=lambda each: each.place)]
         for split, classes in found.items()
     }
-    return _checked(str(path), tuple(sorted(found.get("train", ()))), splits)
+    names = {name for classes in found.values() for name in classes}
+    return checked(str(path), sorted(names), splits, to_test)
 
 
-def read_hub(name: str, label: str | None = None) -> PictureSet:
-    """The set of a hub id, or of a name in HUB. label: its column of class names, where there are several such columns.
-
-    Raises:
-        MissingInputError: the hub does not give it, or it has no such columns or splits.
-    """
-    hub = HUB.get(name, name)
-    asked, give = f"image set hub:{hub}", "Give --data-dir with its folder in it"
-    if "/" not in hub:
-        found = f"it is not one that is known to be on the hub ({', '.join(HUB)}), and hub ids have a slash"
-        raise MissingInputError(f"image set {name}", found, f"{give}, or a hub id")
-    try:
-        found: Any = datasets.load_dataset(hub)
-    except Exception as error:  # the transport library, and with it its errors, varies by version of the hub's client
-        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
-        raise MissingInputError(asked, f"the hub does not give it ({reason})", f"{give}, or connect") from error
-    parts = {SPLITS[split]: rows for split, rows in found.items() if split in SPLITS}
-    if not parts:
-        raise MissingInputError(asked, f"its splits are {', '.join(found)}", "Name a set with train and test")
-    features = next(iter(parts.values())).features
-    image = _column(asked, features, datasets.Image, None)
-    classes = _column(asked, features, datasets.ClassLabel, label)
-    names: list[str] = features[classes].names
-    splits = {split: _rows(f"hub:{hub}/{split}", rows, image, classes, names) for split, rows in parts.items()}
-    there = {picture.label for picture in splits.get("train", ())}
-    return _checked(f"hub:{hub}", tuple(name for name in names if name in there), splits)
-
-
-def _in_folder(path: Path) -> Iterator[_Member]:
+def _in_folder(path: Path, to_test: bool) -> Iterator[_Member]:
     """Of the folder's splits, each a folder or an archive; what else lies beside them is passed over."""
-    for name in SPLITS:
+    for name in (split for split in SPLITS if split != "train" or not to_test):
         if (path / name).is_dir():
+            yield _Member(str(path / name), (name,), None)
             yield from _walk(path / name, (name,))
         else:
             archives = (path / f"{name}{suffix}" for suffix in SUFFIXES)
@@ -218,7 +187,7 @@ def _by_class(members: Iterable[_Member]) -> dict[str, dict[str, list[Picture]]]
     found: dict[str, dict[str, list[Picture]]] = {}
     folders: dict[tuple[str, str], str] = {}
     for member in members:
-        if not all(part.isprintable() for part in member.parts):
+        if not all(_is_shown(letter) for part in member.parts for letter in part):
             raise MissingInputError(ascii(member.place), "its name has characters that cannot be shown", "Rename it")
         split = SPLITS.get(member.parts[0])
         if split is None:
@@ -240,16 +209,27 @@ def _by_class(members: Iterable[_Member]) -> dict[str, dict[str, list[Picture]]]
     return found
 
 
-def _checked(source: str, labels: tuple[str, ...], splits: dict[str, list[Picture]]) -> PictureSet:
-    """The set, if it can train and test a classifier."""
+def _is_shown(letter: str) -> bool:
+    return unicodedata.category(letter) not in UNSHOWN and unicodedata.bidirectional(letter) not in TURNING
+
+
+def checked(source: str, names: Iterable[str], splits: dict[str, list[Picture]], to_test: bool) -> PictureSet:
+    """The set, if it can train and test a classifier, or else `to_test` test one. names: of classes, in their order."""
     asked = f"image set {source}"
-    if "train" not in splits:
+    if not to_test and "train" not in splits:
         raise MissingInputError(asked, "there is no train split in it", LAYOUT)
-    if len(splits) == 1:
+    tested = [split for split in ("test", "validation") if split in splits]
+    if not tested:
         raise MissingInputError(asked, "there is neither a validation nor a test split in it", LAYOUT)
-    if len(labels) < 2:
-        found = f"the only class of its train split is {labels[0]}" if labels else "its train split has no class"
-        raise MissingInputError(asked, found, "Give two classes or more")
+    if to_test:
+        splits = {"test": splits[tested[0]]}
+    empty = [split for split, pictures in splits.items() if not pictures]
+    if empty:
+        raise MissingInputError(asked, f"its {empty[0]} split is empty", "Put images there, or remove it")
+    there = {picture.label for picture in splits["test" if to_test else "train"]}
+    labels = tuple(name for name in names if name in there)
+    if len(labels) < 2 and not to_test:
+        raise MissingInputError(asked, f"the only class of its train split is {labels[0]}", "Give two classes or more")
     for split, pictures in splits.items():
         others = {picture.label for picture in pictures}
         lacking, more = sorted(set(labels) - others), sorted(others - set(labels))
@@ -259,30 +239,3 @@ def _checked(source: str, labels: tuple[str, ...], splits: dict[str, list[Pictur
             do = "Give all splits pictures of the same classes"
             raise MissingInputError(asked, f"train and {split} have different classes: {'; '.join(parts)}", do)
     return PictureSet(source, labels, splits)
-
-
-def _column(asked: str, features: Mapping[str, Any], kind: type, wanted: str | None) -> str:
-    """The one column of a kind, or the wanted one."""
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if wanted in found:
-        return wanted
-    if len(found) == 1 and wanted is None:
-        return found[0]
-    what = f"its columns of kind {kind.__name__} are {', '.join(found) or 'none'}"
-    raise MissingInputError(asked, what, "Name the column with data.label" if found else "Name another set")
-
-
-def _rows(place: str, rows: Any, image: str, classes: str, names: list[str]) -> list[Picture]:
-    plain = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    pictures = []
-    for number, label in enumerate(rows[classes]):
-        where = f"{place}, row {number + 1}"
-        if label is None or label < 0:
-            raise MissingInputError(where, "it has no label", "Name a set with labels in all its splits")
-        pictures.append(Picture(where, names[label], partial(_content, plain, image, number)))
-    return pictures
-
-
-def _content(rows: Any, column: str, number: int) -> BinaryIO | Path:
-    value = rows[number][column]
-    return BytesIO(value["bytes"]) if value["bytes"] is not None else Path(value["path"])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks.classification import Classification, stratified
-from neuroada.tasks.image_files import SUFFIXES, Picture, PictureSet, read_folder, read_hub
+from neuroada.tasks.image_files import SUFFIXES, Picture, PictureSet, read_folder
+from neuroada.tasks.image_hub import read_hub
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +46,9 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """selection: the part that chooses epochs and settings; it is never trained on, and never tested on."""
+    """selection: the part that chooses epochs and settings; it is never trained on, and never tested on.
+    untested: those of `left_out` that are of the test part.
+    """
 
     task: Classification
     source: str
@@ -53,6 +56,7 @@ class ImageSet:
     selection: list[Picture]
     test: list[Picture]
     left_out: list[LeftOut]
+    untested: list[LeftOut]
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,19 @@ def require_pillow() -> None:
         raise MissingInputError("images", "package pillow is not installed", "pip install 'neuroada[images]'")
 
 
-def find_pictures(name: str, data_dir: Path | None, label: str | None = None) -> PictureSet:
+def find_pictures(name: str, data_dir: Path | None, label: str | None = None, to_test: bool = False) -> PictureSet:
     """The set called `name` in `data_dir`, the folder `images` in it left out or not; without a folder, from the hub.
+    to_test: only the split that is tested on is wanted, and no other need be there.
 
     Raises:
         MissingInputError: it is not there, or not laid out as it should be.
     """
     if data_dir is None:
-        return read_hub(name, label)
+        return read_hub(name, label, to_test)
     for folder in (data_dir / "images", data_dir):
         for path in (folder / f"{name}{suffix}" for suffix in ("", *SUFFIXES)):
             if path.exists():
-                return read_folder(path)
+                return read_folder(path, to_test)
     found = f"no images/{name} or {name} in it, folder or archive" if data_dir.is_dir() else "no such folder"
     raise MissingInputError(f"data folder {data_dir}", found, f"Put images/{name}/train/CLASS/FILE and so on there")
 
@@ -97,15 +102,8 @@ def load_images(found: PictureSet, name: str, counts: Counts, strict: bool = Fal
         ConfigError: more training pictures asked for than there are.
         MissingInputError: Pillow is not there; `strict`, and a picture cannot be decoded; or none of a part can.
     """
-    require_pillow()
     parts = choose(found, counts, seed)
-    problems = decode_all([picture for part in parts for picture in part])
-    left_out = [LeftOut(place, reason) for place, reason in problems.items()]
-    if left_out and strict:
-        reason = f"it cannot be decoded ({left_out[0].reason}){_others_text(left_out[1:])}"
-        do = "Repair or remove what is named; without strict such files are left out and counted"
-        raise MissingInputError(f"image {left_out[0].place}", reason, do)
-    train, selection, test = ([each for each in part if each.place not in problems] for part in parts)
+    (train, selection, test), left_out = _decodable(parts, strict)
     few = sorted(set(found.labels) - {picture.label for picture in parts[0]})
     if few:
         has = f"no picture of class {few[0]!r} is among the {len(parts[0])} to train on"
@@ -115,7 +113,33 @@ def load_images(found: PictureSet, name: str, counts: Counts, strict: bool = Fal
     if empty:
         reason = f"no picture of {empty} part can be decoded: {left_out[0].place} ({left_out[0].reason})"
         raise MissingInputError(f"image set {found.source}", reason, "Repair the files, or take the class out")
-    return ImageSet(Classification(name, found.labels, "accuracy"), found.source, train, selection, test, left_out)
+    tested = {picture.place for picture in parts[2]}
+    untested = [each for each in left_out if each.place in tested]
+    task = Classification(name, found.labels, "accuracy")
+    return ImageSet(task, found.source, train, selection, test, left_out, untested)
+
+
+def load_tests(found: PictureSet, name: str, counts: Counts, strict: bool = False) -> ImageSet:
+    """The pictures to test on alone: as `load_images`, of a set that was read to test."""
+    asked = _chosen(found.splits["test"], counts.test, counts.test_seed)
+    (test,), left_out = _decodable([asked], strict)
+    if not test:
+        reason = f"no picture of the test part can be decoded: {left_out[0].place} ({left_out[0].reason})"
+        raise MissingInputError(f"image set {found.source}", reason, "Repair the files")
+    task = Classification(name, found.labels, "accuracy")
+    return ImageSet(task, found.source, [], [], test, left_out, left_out)
+
+
+def _decodable(parts: Sequence[list[Picture]], strict: bool) -> tuple[list[list[Picture]], list[LeftOut]]:
+    """The parts without the files that cannot be decoded, and those."""
+    require_pillow()
+    problems = decode_all([picture for part in parts for picture in part])
+    left_out = [LeftOut(place, reason) for place, reason in problems.items()]
+    if left_out and strict:
+        reason = f"it cannot be decoded ({left_out[0].reason}){_others_text(left_out[1:])}"
+        do = "Repair or remove what is named; without strict such files are left out and counted"
+        raise MissingInputError(f"image {left_out[0].place}", reason, do)
+    return [[each for each in part if each.place not in problems] for part in parts], left_out
 
 
 def choose(found: PictureSet, counts: Counts, seed: int) -> tuple[list[Picture], list[Picture], list[Picture]]:
@@ -202,11 +226,14 @@ def sizes_text(images: ImageSet) -> str:
     """What a run's header says of the parts."""
     train, selection, test = (f"{len(part):,}" for part in (images.train, images.selection, images.test))
     text = f"{len(images.task.labels)} classes; {train} pictures to train, {selection} to select by, {test} to test"
-    if not images.left_out:
-        return text
-    first = ", ".join(f"{each.place} ({each.reason})" for each in images.left_out[:NAMED])
-    more = f", and {len(images.left_out) - NAMED:,} more" if len(images.left_out) > NAMED else ""
-    return f"{text}; {len(images.left_out):,} cannot be decoded and are left out: {first}{more}"
+    return f"{text}; {left_out_text(images.left_out)}" if images.left_out else text
+
+
+def left_out_text(left_out: Sequence[LeftOut]) -> str:
+    """How many there are, and the first of them by name."""
+    first = ", ".join(f"{each.place} ({each.reason})" for each in left_out[:NAMED])
+    more = f", and {len(left_out) - NAMED:,} more" if len(left_out) > NAMED else ""
+    return f"{len(left_out):,} cannot be decoded and {'is' if len(left_out) == 1 else 'are'} left out: {first}{more}"
 
 
 def _others_text(others: Sequence[LeftOut]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,15 +37,17 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
         AdapterFileError: `source` holds another kind of adapter, an incomplete one, a damaged file or a pickle; or
             `output` holds an adapter already.
     """
-    target = Path(output) / SAFETENSORS_WEIGHTS_NAME
-    if target.exists():
-        raise AdapterFileError(
-            f"Converting to {output}", f"{target.name} exists there already", "Choose another folder"
-        )
-    if not (Path(source) / SAFETENSORS_WEIGHTS_NAME).exists() and not (Path(source) / WEIGHTS_NAME).exists():
-        raise AdapterFileError(f"Converting the adapter in {source}", "no adapter is there", "Give its folder")
-    require_sound_weights(Path(source))
-    config = _converted(PeftConfig.from_pretrained(str(source)), source)
+    source, output = Path(source), Path(output)
+    asked = f"Converting the adapter in {source}"
+    there = [name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME) if (output / name).exists()]
+    if there:
+        raise AdapterFileError(f"Converting to {output}", f"{there[0]} exists there already", "Choose another folder")
+    if output.exists() and not output.is_dir():
+        raise AdapterFileError(f"Converting to {output}", "it is not a folder", "Choose another")
+    if not any((source / name).exists() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        raise AdapterFileError(asked, "no adapter is there", "Give its folder")
+    require_sound_weights(source)
+    config = _converted(source, asked)
     state = load_peft_weights(str(source), device="cpu")
     layers: dict[str, dict[str, Tensor]] = {}
     converted = {}
@@ -55,43 +58,58 @@ def convert_peanut(source: str | Path, output: str | Path) -> NeatConfig:
         else:
             converted[key] = tensor
     if not layers:
-        raise AdapterFileError(f"Converting the adapter in {source}", "it adapts no weight", "Save the adapter again")
+        raise AdapterFileError(asked, "it adapts no weight", "Save the adapter again")
     for name, parts in layers.items():
-        converted |= {f"{name}.{kind}": tensor for kind, tensor in _entry(name, parts, config, source).items()}
+        converted |= {f"{name}.{kind}": tensor for kind, tensor in _entry(name, parts, config, asked).items()}
     converted[NeatFile.fingerprints] = torch.zeros(len(layers), fingerprint.LENGTH, dtype=torch.uint8)
     config.save_pretrained(str(output))
+    target = output / SAFETENSORS_WEIGHTS_NAME
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     save_file(converted, beside, metadata={"format": "pt"})
     os.replace(beside, target)
     return config
 
 
-def _converted(config: PeftConfig, source: str | Path) -> NeatConfig:
-    if config.peft_type != "PEANUT":
-        kind = getattr(config.peft_type, "value", config.peft_type)
-        raise AdapterFileError(
-            f"Converting the adapter in {source}",
-            f"it is a {kind} adapter, not one of PEANuT",
-            "Give the folder of a PEANuT adapter",
-        )
-    found = config.to_dict()
+def _converted(source: Path, asked: str) -> NeatConfig:
+    do = "Give the folder of a PEANuT adapter"
+    try:
+        content = json.loads((source / CONFIG_NAME).read_text(encoding="utf-8"))
+        kind = content["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterFileError(asked, f"{CONFIG_NAME} cannot be read ({error!r})", do) from error
+    if kind != "PEANUT":
+        raise AdapterFileError(asked, f"it is a {kind} adapter, not one of PEANuT", do)
+    try:
+        found = PeftConfig.from_pretrained(str(source)).to_dict()
+        depth = 2 + 2 * int(found["depth"])
+    except (ValueError, TypeError) as error:
+        raise AdapterFileError(asked, f"{CONFIG_NAME} says what PEANuT does not know ({error})", do) from error
     taken: dict[str, Any] = {field.name: found[field.name] for field in fields(NeatConfig) if field.name in found}
-    taken |= {"depth": 2 + 2 * found["depth"], "activation": found["act_fn"], "side": "output"}
+    taken |= {"depth": depth, "activation": found["act_fn"], "side": "output"}
     del taken["peft_type"]
     return NeatConfig(**taken)
 
 
-def _entry(name: str, parts: dict[str, Tensor], config: NeatConfig, source: str | Path) -> dict[str, Tensor]:
+def _entry(name: str, parts: dict[str, Tensor], config: NeatConfig, asked: str) -> dict[str, Tensor]:
     pairs = range((config.depth - 2) // 2)
     hidden = [f"{kind}.{pair}" for kind in ("encoders", "decoders") for pair in pairs]
     expected = {"A", "B", *hidden}
+    layer = name.removeprefix("base_model.model.")
     different = expected ^ set(parts)
     if different:
         has = "has no" if min(different) in expected else "has a"
-        raise AdapterFileError(
-            f"Converting the PEANuT adapter in {source}",
-            f"it {has} peanut_{min(different)} for {name.removeprefix('base_model.model.')}",
-            "Save the adapter again: the file is damaged, or of another depth than adapter_config.json says",
-        )
+        do = "Save the adapter again: the file is damaged, or of another depth than adapter_config.json says"
+        raise AdapterFileError(asked, f"it {has} peanut_{min(different)} for {layer}", do)
+    rows = parts["B"].shape[:1]
+    shapes = {"A": (config.r, *rows), "B": (*rows, config.r)} | dict.fromkeys(hidden, (config.r, config.r))
+    for part, shape in shapes.items():
+        if parts[part].shape != shape:
+            found = (
+                f"peanut_{part} of {layer} has shape {list(parts[part].shape)}, and r={config.r} gives {list(shape)}"
+            )
+            raise AdapterFileError(asked, found, "Save the adapter again")
+        if not parts[part].isfinite().all():
+            found = f"some entries of peanut_{part} of {layer} are not finite numbers"
+            raise AdapterFileError(asked, found, "Save the adapter again, before it diverged")
     entry = {"neat_in": parts["A"], "neat_out": parts["B"]}
     return entry | {"neat_hidden": torch.stack([parts[part] for part in hidden])} if hidden else entry

@@ -53,12 +53,10 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(make_run, tmp_path: Path)
 
 def test_outputs_that_cannot_be_written(make_run, tmp_path: Path):
     folder = make_run()
-    with pytest.raises(
-        ConfigError, match=rf"--output {tmp_path}: it is a folder. Name an HTML file that can be written"
-    ):
+    with pytest.raises(ConfigError, match=rf"--output {tmp_path}: it is a folder. Name a file that can be written"):
         run(folder, "--output", tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--output .*/file/page.html: .*Name an HTML file that can be written"):
+    with pytest.raises(ConfigError, match=r"--output .*/file/page.html: .*Name a file that can be written"):
         run(folder, "--output", tmp_path / "file" / "page.html")
 
 

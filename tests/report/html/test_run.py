@@ -42,6 +42,7 @@ def test_folders_that_are_no_runs_are_named(tmp_path, make_run):
     ("file", "content", "message"),
     [
         ("recipe.yaml", "model: [", r"recipe .*/recipe.yaml: it is not valid YAML"),
+        ("recipe.yaml", "seed: 2024-13-45", r"recipe .*/recipe.yaml: it is not valid YAML"),
         ("recipe.yaml", "- 1", r"recipe .*/recipe.yaml: Input should be a valid dictionary"),
         ("recipe.yaml", "method: lora", r"recipe .*/recipe.yaml: model: Field required"),
         ("summary.json", "{", r"/summary.json: it is not valid JSON"),

@@ -232,7 +232,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     asked = f"recipe {path}"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(asked, f"it is not valid YAML ({error})", "Repair it") from None
     _part(_Recipe, content, asked)
     return content
