@@ -163,3 +163,11 @@ def test_weights_beside_a_saved_configuration_are_looked_at_first(kind, name, sp
     with pytest.raises(AdapterFileError, match=part) as caught:
         kind.config_class.from_pretrained(str(tmp_path), subfolder=subfolder)
     assert str(folder) in caught.value.asked
+
+
+@pytest.mark.parametrize("config_class", EXAMPLES)
+@pytest.mark.parametrize("name", ["verify_base", "init_weights"])
+@pytest.mark.parametrize("value", ["no", None, 1])
+def test_switches_are_true_or_false(config_class, name, value):
+    with pytest.raises(ConfigError, match=rf"{name}={value!r}: it is neither True nor False"):
+        config_class(**{name: value})

@@ -76,6 +76,9 @@ class AdapterConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("verify_base", "init_weights"):
+            if not isinstance(getattr(self, name, True), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r}", "it is neither True nor False", "Give one of them")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
