@@ -76,5 +76,6 @@ def study(
     for record in failed:
         console.print(f"{record.notes['cell']}: {record.status}: {record.reason}", markup=False, soft_wrap=True)
     console.print(f"{len(done)} cells, {len(failed)} failed; records in {records}", soft_wrap=True)
+    console.print(f"What was found: neuroada report --studies {records}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

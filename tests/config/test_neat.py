@@ -19,7 +19,7 @@ def refusal(**values) -> ConfigError:
 @pytest.mark.parametrize("value", [0, -1, 1.0, "8", None, True, math.nan])
 def test_r_must_be_a_whole_number_from_one(value):
     assert str(refusal(r=value)) == (
-        f"r={value!r}: the network needs a width of at least 1. Give r=1 or more, such as 8."
+        f"r={value!r}: the width of the network is a whole number of at least 1. Give one, such as r=8."
     )
 
 

@@ -101,6 +101,17 @@ def test_a_section_that_is_set_belongs_to_its_cell_alone(tmp_path, recipe):
     assert made.set == common
 
 
+def test_a_recipe_lies_beside_the_study_wherever_one_is(tmp_path, recipe, monkeypatch):
+    made = study(tmp_path, recipe=recipe.name, methods={"a": {"learning_rates": [0.1]}})
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    (row,) = rows_of(made, {})
+    assert row.cell(0.1, 0).recipe.model.name == "somewhere"
+    (tmp_path / "other" / "here.yaml").write_text(recipe.read_text().replace("somewhere", "here"))
+    (row,) = rows_of(study(tmp_path, recipe="here.yaml", methods={"a": {"learning_rates": [0.1]}}), {})
+    assert row.cell(0.1, 0).recipe.model.name == "here"
+
+
 def test_of_settings_that_replace_each_other_the_point_s_counts(tmp_path, recipe):
     methods = {"a": {"set": {"neuroada.budget": 0.1}, "learning_rates": [0.1]}}
     axis = {"name": "k", "points": {k: {"set": {"neuroada.k": k}} for k in (1, 2)}}

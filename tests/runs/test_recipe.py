@@ -182,6 +182,25 @@ def test_a_file_that_is_no_text(tmp_path: Path):
         load_recipe(tmp_path / "bad.yaml")
 
 
+def test_a_section_given_whole_is_laid_over_that_of_the_recipe(recipe_file: Path):
+    content = yaml.safe_load(recipe_file.read_text())
+    recipe_file.write_text(
+        yaml.safe_dump(content | {"method": "neuroada", "neuroada": {"k": 3, "selection": "random"}})
+    )
+    for given in ({"overrides": ["neuroada={k: 4}"]}, {"values": {"neuroada": {"k": 4}}}):
+        assert load_recipe(recipe_file, **given).neuroada == {"k": 4, "selection": "random"}
+    assert load_recipe(recipe_file, ["neuroada={budget: 0.1}"]).neuroada == {"budget": 0.1, "selection": "random"}
+    assert load_recipe(recipe_file, ["neuroada={k: 4}", "neuroada.k=5"]).neuroada["k"] == 5
+    assert load_recipe(recipe_file, ["neuroada.k_pattern={a: 1}", "neuroada.k_pattern={b: 2}"]).neuroada[
+        "k_pattern"
+    ] == {"b": 2}, "what is no section is replaced"
+
+
+def test_a_folder_of_pictures_takes_the_place_of_a_set_s_name(tmp_path: Path):
+    recipe = load_recipe(find_recipe("dinov2-cifar10"), [f"data.folder={tmp_path}"])
+    assert (recipe.data.folder, recipe.data.name) == (tmp_path, None)
+
+
 @pytest.mark.parametrize(("content", "message"), [("a: [", "not valid YAML"), ("- a", "not a mapping of sections")])
 def test_file_that_is_no_recipe(tmp_path: Path, content: str, message: str):
     path = tmp_path / "bad.yaml"

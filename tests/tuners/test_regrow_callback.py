@@ -1,6 +1,7 @@
 """RegrowCallback in Trainer: when, with which records, resumed, with the best model, and what it refuses."""
 
 import copy
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,17 @@ def test_it_regrows_every_so_many_steps_and_stops(tmp_path):
     assert changed(before, model) == []
     outside = logits(model.eval())
     assert same_bits(logits(model.merge_and_unload()), outside)
+
+
+@pytest.mark.parametrize(("every", "warns"), [(STEPS, True), (6, True), (5, False)])
+def test_a_training_too_short_to_regrow_is_told(tmp_path, every, warns):
+    times = []
+    callback = RegrowCallback(every=every, criterion="random", notify=lambda step, changed: times.append(step))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer(adapted(), tmp_path, callback).train()
+    said = [str(each.message) for each in found if "never regrows" in str(each.message)]
+    assert bool(said) == warns == (times == [])
 
 
 def test_a_resumed_training_regrows_the_same_inputs(tmp_path):

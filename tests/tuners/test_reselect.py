@@ -114,6 +114,24 @@ def test_every_criterion_chooses_distinct_inputs_and_changes_no_output(criterion
     assert same_bits(logits(model), before)
 
 
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [("wanda", "wanda"), ("low_rank", "gradient"), ("magnitude_gradient", "magnitude_gradient")],
+)
+def test_the_configuration_says_the_criterion_where_none_is_given(selection, chosen):
+    model, named = adapted(tiny("llama"), selection=selection), adapted(tiny("llama"))
+    reselect(model, batches(), progress=False)
+    reselect(named, batches(), chosen, progress=False)
+    assert model.peft_config["default"].selection == chosen
+    assert all(torch.equal(indices_of(named)[name], each) for name, each in indices_of(model).items())
+
+
+def test_a_function_is_given_again():
+    model = adapted(tiny("llama"), selection="own")
+    with pytest.raises(ConfigError, match=r"anew: its selection is a function, and none is given. Give criterion="):
+        reselect(model, batches(), progress=False)
+
+
 def test_ones_own_criterion():
     base, seen = tiny("llama"), []
 
@@ -199,7 +217,7 @@ def test_a_saved_choice_needs_no_data_again(tmp_path):
 
 BAD = {
     "unknown": ((batches(), "gradients"), ConfigError, r"Did you mean 'gradient'\?"),
-    "no criterion": ((batches(), None), ConfigError, "criterion=None: not a known one"),
+    "no criterion": ((batches(), 5), ConfigError, "criterion=5: not a known one"),
     "one batch": ((batches()[0],), ConfigError, "batches are a dict, not several dicts"),
     "a tensor": ((torch.ones(2, 3),), ConfigError, "batches are a Tensor, not several dicts"),
     "no batches": ((None,), ConfigError, "batches are a NoneType"),

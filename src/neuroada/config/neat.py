@@ -77,7 +77,9 @@ class NeatConfig(AdapterConfig):
 
     def _check_numbers(self) -> None:
         if not is_whole(self.r, 1):
-            raise ConfigError(f"r={self.r!r}", "the network needs a width of at least 1", "Give r=1 or more, such as 8")
+            raise ConfigError(
+                f"r={self.r!r}", "the width of the network is a whole number of at least 1", "Give one, such as r=8"
+            )
         if not is_whole(self.depth, 2):
             raise ConfigError(
                 f"depth={self.depth!r}",

@@ -43,9 +43,10 @@ class Axis(_Strict):
 class Study(_Strict):
     """What a study file says.
 
-    recipe: name or path. set: changes for every cell. seeds: the first one chooses the learning rate of each row by
-    the held-out part, and the best rate is then trained with all of them. methods: by label. axis: a row for each
-    method and point, or for each method if there is none. Learning rates stand with the methods or with the points.
+    recipe: name, or path from the study's file or from the current folder. set: changes for every cell. seeds: the first
+    one chooses the learning rate of each row by the held-out part, and the best rate is then trained with all of them.
+    methods: by label. axis: a row for each method and point, or for each method if there is none. Learning rates stand
+    with the methods or with the points.
     """
 
     recipe: str
@@ -186,13 +187,15 @@ def load_study(path: Path) -> Study:
         ConfigError: it cannot be read, or says something unknown.
     """
     try:
-        return Study.model_validate(parse_yaml(path.read_text(encoding="utf-8"), f"study {path}"))
+        study = Study.model_validate(parse_yaml(path.read_text(encoding="utf-8"), f"study {path}"))
     except (OSError, UnicodeDecodeError) as error:
         do = "Give a YAML file such as those in src/neuroada/studies"
         raise ConfigError(f"study {path}", str(error), do) from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_said(e)}".lstrip(": ") for e in error.errors())
         raise ConfigError(f"study {path}", problems, "Correct the file") from None
+    beside = path.parent / study.recipe
+    return study.model_copy(update={"recipe": str(beside)}) if beside.is_file() else study
 
 
 def _said(error: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from neuroada.errors import ConfigError, NeuroAdaError, near
 from neuroada.runs.methods import check_settings
 from neuroada.runs.schema import DATA, Recipe, section_of
 
-REPLACES = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps", "k": "budget", "budget": "k"}
+_EITHER = (("max_steps", "num_train_epochs"), ("k", "budget"), ("folder", "name"))
+REPLACES = dict(_EITHER) | {other: one for one, other in _EITHER}
 """Keys of which the one that is set later takes the place of the other."""
 
 
@@ -107,11 +108,15 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged = _read(beside if beside.is_file() else find_recipe(str(base)), (*above, path))
     for key, value in content.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            replaced = {REPLACES[name] for name, given in value.items() if name in REPLACES and given is not None}
-            merged[key] = {name: kept for name, kept in merged[key].items() if name not in replaced} | value
+            merged[key] = _laid_over(merged[key], value)
         else:
             merged[key] = value
     return merged
+
+
+def _laid_over(section: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    replaced = {REPLACES[name] for name, given in value.items() if name in REPLACES and given is not None}
+    return {name: kept for name, kept in section.items() if name not in replaced} | deepcopy(dict(value))
 
 
 def parse_yaml(text: str, asked: str) -> Any:
@@ -130,7 +135,10 @@ def _assign(content: dict[str, Any], key: str, value: Any, together: set[str] | 
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {key}", f"{name!r} is a value, not a section", "Set the value itself")
         content = inner
-    content[last] = deepcopy(value)  # a section given whole may be changed by the next key
+    if not sections and isinstance(value, dict) and isinstance(content.get(last), dict):
+        content[last] = _laid_over(content[last], value)
+        return
+    content[last] = deepcopy(value)  # a section may be changed by the next key
     if value is None or last not in REPLACES:
         return
     other = ".".join([*sections, REPLACES[last]])

@@ -112,7 +112,7 @@ def load_glue(name: str, data_dir: Path | None, seed: int = SEED, train_records:
     train = [] if train_records == 0 else _read_train(task, data_dir)
     if train_records is not None and not 0 <= train_records <= len(train):
         found = f"its training set has {len(train):,} records"
-        raise ConfigError(f"train_records={train_records} of {name}", found, f"Give 0 to {len(train)}, or leave it out")
+        raise ConfigError(f"train_records={train_records} of {name}", found, f"Give 0 to {len(train)}, or null for all")
     selection, test = halves(validation, seed)
     source = f"{HUB}, {name}" if data_dir is None else str(data_dir / "glue" / name)
     return GlueData(task, source, subset(train, train_records, seed), selection, test)

@@ -159,7 +159,7 @@ def choose(found: PictureSet, counts: Counts, seed: int) -> tuple[list[Picture],
     if counts.train is not None and counts.train > len(train):
         has = f"it has {len(train):,} pictures to train on, beside those that are held out"
         raise ConfigError(
-            f"train_records={counts.train} of {found.source}", has, f"Give 1 to {len(train)}, or leave it out"
+            f"train_records={counts.train} of {found.source}", has, f"Give 1 to {len(train)}, or null for all"
         )
     return _chosen(train, counts.train, seed), selection, _chosen(test, counts.test, counts.test_seed)
 

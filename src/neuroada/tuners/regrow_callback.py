@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -74,6 +75,12 @@ class RegrowCallback(TrainerCallback):
             found = "it trains copies of the deltas that it keeps in an order of its own"
             do = "Train with DistributedDataParallel, or without regrowing"
             raise ConfigError("Regrowing inputs under DeepSpeed", found, do)
+        if self.every >= self.stop_after * state.max_steps:
+            warnings.warn(
+                f"RegrowCallback(every={self.every}) never regrows in the first {self.stop_after:.0%} of "
+                f"{state.max_steps} steps: give a smaller `every`",
+                stacklevel=2,
+            )
         model = kwargs["model"]
         trained_layers(model, adapter_of(model, self.adapter_name, "Regrowing inputs"), kwargs["optimizer"])
 

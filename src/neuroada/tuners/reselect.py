@@ -15,7 +15,7 @@ from neuroada.config.neuroada import require_comparable
 from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
-from neuroada.selection import CRITERIA, OWN, Criterion, ScoreFunction
+from neuroada.selection import CRITERIA, OWN, Criterion, ScoreFunction, waits_for_data
 from neuroada.tuners.around import require_none_merged_around
 from neuroada.tuners.budget import spread_budget
 from neuroada.tuners.statistics import MAX_MEMORY, Sums, as_batches, gathering
@@ -25,7 +25,7 @@ from neuroada.tuners.statistics import MAX_MEMORY, Sums, as_batches, gathering
 def reselect(
     model: PeftModel,
     batches: Iterable[Mapping[str, Any]] = (),
-    criterion: str | Criterion | ScoreFunction = "gradient",
+    criterion: str | Criterion | ScoreFunction | None = None,
     *,
     adapter_name: str | None = None,
     max_memory: int = MAX_MEMORY,
@@ -47,7 +47,8 @@ def reselect(
         batches: what the model takes, labels included where the criterion needs gradients.
         criterion: a name in `neuroada.selection.CRITERIA`; or a function of rows of a weight [rows, I] and their
             `Statistics` (gradient and inputs, if there are batches) that returns scores [rows, I]; or a
-            `neuroada.selection.Criterion`, which says which of the statistics the function needs.
+            `neuroada.selection.Criterion`, which says which of the statistics the function needs. None for the
+            configuration's `selection` where that needs data, and else "gradient".
         adapter_name: the active one if None.
         max_memory: bytes of float32 gradients that may be held at a time; a larger weight is a group of its own.
         progress: whether to show a bar.
@@ -65,6 +66,11 @@ def reselect(
     batches = as_batches(batches, "Choosing inputs anew")
     _require_untrained(layers, name)
     config: Any = model.peft_config[name]
+    if criterion is None and config.selection == OWN:
+        asked, found = f"Choosing inputs of adapter {name!r} anew", "its selection is a function, and none is given"
+        raise ConfigError(asked, found, "Give criterion=, the function or a name")
+    if criterion is None:
+        criterion = config.selection if waits_for_data(config.selection) else "gradient"
     budget = config if config.budget_scope == "model" else None
     if budget is not None and isinstance(criterion, str):
         require_comparable(criterion)
