@@ -43,7 +43,7 @@ class Axis(_Strict):
 class Study(_Strict):
     """What a study file says.
 
-    recipe: name, or path from the study's file or from the current folder. set: changes for every cell. seeds: the first
+    recipe: name, or path from the study's file or the current folder. set: changes for every cell. seeds: the first
     one chooses the learning rate of each row by the held-out part, and the best rate is then trained with all of them.
     methods: by label. axis: a row for each method and point, or for each method if there is none. Learning rates stand
     with the methods or with the points.
