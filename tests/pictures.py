@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from neuroada.tasks.image_files import PictureSet
+from neuroada.tasks.images.files import PictureSet
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 

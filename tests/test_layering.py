@@ -1,88 +1,158 @@
-"""The arrow of imports: each part of the package imports only from parts above it."""
+"""The plan of the source: the order of packages, no circles, files and folders that stay readable."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "neuroada"
+from imports import circles, import_graph, imported_names
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PACKAGE = SOURCE / "neuroada"
+GRAPH = import_graph(SOURCE)
 ORDER = (
-    *("errors", "selection", "config", "ops", "layers", "tuners"),
-    *("baselines", "tasks", "runs", "measure", "report"),
+    *("errors", "config", "selection", "ops", "layers", "tuners", "baselines", "tasks"),
+    *("recipe", "run_folder", "inputs", "evaluation", "training", "planning", "tuning", "measure", "report"),
 )
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ORDER)
+WHOLE_RECIPE = {
+    "measure.studies.run.run_fields": "records what a run was",
+    "measure.studies.study.train_cell": "trains it",
+    "tuning.search._folder": "finds a run of it",
+    "tuning.trial.holds": "finds a run of it",
+    "tuning.trial.train_here": "trains it",
+    "tuning.trial.train_in_fresh_process": "trains it",
+    "tuning.trial._train_for": "trains it",
+    "run_folder.card.write_card": "describes what was trained",
+    "run_folder.complete.complete_summary": "compares it with the one a run was begun with",
+    "recipe.loading.to_yaml": "writes it",
+    "evaluation.evaluate._named": "takes what its tests need",
+    "evaluation.loading._of_run": "opens what it trained",
+    "training.train.train": "follows it",
+    "training.train._chosen": "takes what the choice needs",
+    "training.prepared.prepare": "opens all that it names",
+    "training.fit.fit": "fits, evaluates and reports as it says",
+    "training.header.header": "describes it",
+    "training.save.save": "writes the card",
+}
+"""Functions that take a recipe, and what they do that is about all of it."""
 
 
-def part(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def part(module: str) -> str:
+    return module.split(".")[1]
 
 
-def imported_names(source: str) -> set[str]:
-    """Dotted names that a source file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+def layered() -> list[str]:
+    return sorted(module for module in GRAPH if module.count(".") >= 1 and module.startswith("neuroada."))
 
 
-def imported_parts(source: str) -> set[str]:
-    """Parts of the package that a source file imports, anywhere in it."""
-    names = imported_names(source)
-    return {name.split(".")[1] for name in names if name.startswith("neuroada.")} & set(ORDER)
+@pytest.mark.parametrize("module", layered())
+def test_imports_point_upwards(module: str):
+    below = ORDER[ORDER.index(part(module)) + 1 :]
+    assert {name for name in GRAPH[module] if name.count(".") and part(name) in below} == set()
 
 
-def reached_from(paths: list[Path]) -> set[Path]:
-    """Source files that these need, themselves included, by imports inside the package."""
-    reached, waiting = set(), list(paths)
+def test_there_is_no_circle_between_files():
+    assert circles(GRAPH) == []
+
+
+def test_a_circle_is_found_under_type_checking_too(tmp_path: Path):
+    package = tmp_path / "package" / "inner"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from package.inner.deep import thing\n")
+    (package / "deep.py").write_text("thing = 1\n")
+    (package.parent / "one.py").write_text("def late():\n    from package import two\n")
+    (package.parent / "two.py").write_text("if TYPE_CHECKING:\n    from package.one import late\n")
+    assert circles(import_graph(tmp_path)) == [["package.one", "package.two"]]
+    (package / "deep.py").write_text("from ..two import nothing\n")
+    (package.parent / "two.py").write_text("from package.inner.deep import thing\n")
+    assert circles(import_graph(tmp_path)) == [["package.inner", "package.inner.deep", "package.two"]] or circles(
+        import_graph(tmp_path)
+    ) == [["package.inner.deep", "package.two"]]
+
+
+def test_every_package_has_its_place_in_the_order():
+    packages = {path.stem for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} | {"errors"}
+    assert packages == set(ORDER)
+
+
+def test_the_architecture_page_says_a_sentence_of_every_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)(?:/|\.py)` \| (.+?) \|", text, re.MULTILINE)
+    assert tuple(name for name, _ in rows) == ORDER
+    assert all(sentence for _, sentence in rows)
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.py)`", text):
+        assert (PACKAGE / path).exists() or (SOURCE / path).exists() or (ROOT / path).exists(), path
+
+
+def reached_from(modules: list[str]) -> set[str]:
+    reached, waiting = set(), list(modules)
     while waiting:
-        path = waiting.pop()
-        if path in reached:
-            continue
-        reached.add(path)
-        for name in imported_names(path.read_text()):
-            parts = name.split(".")
-            if parts[0] == "neuroada":
-                places = [PACKAGE.joinpath(*parts[1:count]) for count in range(2, len(parts) + 1)]
-                files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-                waiting += [file for file in files if file.exists()]
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += GRAPH[module]
     return reached
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_upwards(path):
-    allowed = ORDER[: ORDER.index(part(path)) + 1]
-    assert imported_parts(path.read_text()) <= set(allowed)
-
-
-def test_an_arrow_the_wrong_way_is_noticed():
-    assert imported_parts("def late():\n    from neuroada.runs.train import run\n") == {"runs"}
+def outside(modules: set[str]) -> set[str]:
+    """Names of packages that these modules import from elsewhere."""
+    found = set()
+    for module in modules:
+        path = SOURCE.joinpath(*module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        found |= {name.split(".")[0] for name in imported_names(path.read_text(encoding="utf-8"))}
+    return found
 
 
 def test_reports_name_no_torch_by_any_detour():
-    reports = sorted((PACKAGE / "report").rglob("*.py"))
+    reports = [module for module in GRAPH if module.startswith("neuroada.report")]
     needed = reached_from(reports)
-    assert reports
-    assert PACKAGE / "measure" / "record.py" in needed
-    imported = {name.split(".")[0] for path in needed for name in imported_names(path.read_text())}
-    assert not imported & {"torch", "transformers", "triton", "numba"}
+    assert "neuroada.measure.record" in needed
+    assert not outside(needed) & {"torch", "transformers", "triton", "numba"}
 
 
 def test_a_torch_that_reports_reach_by_a_detour_is_noticed():
-    needed = reached_from([PACKAGE / "measure" / "step.py"])
-    assert PACKAGE / "ops" / "sparse_delta" / "torch.py" in needed
+    assert "torch" in outside(reached_from(["neuroada.measure.benchmarks.step"]))
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "ops").rglob("*.py")), ids=lambda path: path.stem)
-def test_operations_know_neither_peft_nor_transformers(path):
-    tree = ast.parse(path.read_text())
-    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert not {module.split(".")[0] for module in modules} & {"peft", "transformers"}
+@pytest.mark.parametrize("place", ["selection", "ops"])
+def test_tensor_code_knows_neither_peft_nor_transformers(place: str):
+    assert not outside({module for module in GRAPH if module.startswith(f"neuroada.{place}")}) & {
+        "peft",
+        "transformers",
+    }
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.parents[0].rglob("*.py")), ids=lambda path: path.stem)
-def test_source_files_stay_readable(path):
-    assert len(path.read_text().splitlines()) <= 300
+def functions_of_recipes() -> set[str]:
+    """Functions of the package that are given a whole recipe, by module and name."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [ast.unparse(each.annotation) for each in node.args.args if each.annotation is not None]
+                if any(re.search(r"\bRecipe\b", annotation) for annotation in given):
+                    found.add(f"{module}.{node.name}")
+    return found
+
+
+def test_only_functions_about_all_of_a_recipe_take_one():
+    assert functions_of_recipes() == set(WHOLE_RECIPE)
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_source_files_stay_readable(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in SOURCE.rglob("*.py")}),
+    ids=lambda path: str(path.relative_to(SOURCE)),
+)
+def test_folders_stay_readable(folder: Path):
+    files = list(folder.glob("*.py"))
+    assert len(files) <= 20
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 2_700

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from neuroada.report.published import TASKS, find, model_key, published
-from neuroada.runs.recipe import bundled_recipes, load_recipe
-from neuroada.runs.schema import DATA, Recipe
-from neuroada.runs.scoring import FAMILIES
+from neuroada.inputs.tests import FAMILIES
+from neuroada.recipe.data import DATA
+from neuroada.recipe.loading import bundled_recipes, load_recipe
+from neuroada.recipe.schema import Recipe
+from neuroada.report.paper.published import TASKS, find, model_key, published
 from neuroada.tasks.arithmetic import METAMATH
 from neuroada.tasks.glue import PAPER_TASKS
 

@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuroada import NeuroAdaConfig, held
-from neuroada.layers.inputs import InputGroup
+from neuroada.layers.saved_inputs import InputGroup
 from specimens import base_weights, changed, same_bits
 
 DELTAS = 155_520

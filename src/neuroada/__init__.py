@@ -5,8 +5,8 @@ Importing this package makes its methods known to `peft`.
 
 from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.layers import NeatLinear, NeuroAdaLinear, held
-from neuroada.ops.backend import set_backend
 from neuroada.ops.sparse_delta import sparse_delta_linear
+from neuroada.ops.sparse_delta.backends.choice import set_backend
 from neuroada.tuners import (
     HybridModel,
     NeatModel,

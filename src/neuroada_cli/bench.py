@@ -51,7 +51,7 @@ def step(
     """Whole training steps: time and peak memory against the frozen limit."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.step import StepPlan, run_step
+        from neuroada.measure.benchmarks.step import StepPlan, run_step
         from neuroada.report.rows import grouped
         from neuroada.report.tables import STEP_HEADER, step_rows
     if list_:
@@ -100,7 +100,7 @@ def op(
     """Layer by layer: time, dense products and saved bytes, and our products alone."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.op import OpPlan, run_op
+        from neuroada.measure.benchmarks.op import OpPlan, run_op
         from neuroada.report.op import op_table, product_table
     if list_:
         return print_known(console)
@@ -140,7 +140,7 @@ def switch(
     """Switch between two adapters, against loading one."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.switch import SwitchPlan, run_switch
+        from neuroada.measure.benchmarks.switch import SwitchPlan, run_switch
         from neuroada.report.costs import SWITCH_HEADER, switch_cells
         from neuroada.report.rows import grouped
     records = run_switch(SwitchPlan(model, k, dtype, loads, switches, device, seed, threads), console)
@@ -163,10 +163,10 @@ def select(
     """Choose the supports of one block's weights: time and peak memory."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.select import SelectPlan, run_select
+        from neuroada.config.criteria import WITHOUT_DATA
+        from neuroada.measure.benchmarks.select import SelectPlan, run_select
         from neuroada.report.costs import SELECT_HEADER, select_rows
         from neuroada.report.rows import grouped
-        from neuroada.selection import WITHOUT_DATA
     chosen = WITHOUT_DATA if strategies == "all" else tuple(name.strip() for name in strategies.split(","))
     records = run_select(
         SelectPlan(required_shape(shape), chosen, tuple(k), rounds, dtype, device, seed, threads), console
@@ -193,7 +193,7 @@ def plan(
     """Compare plans with the peak memory of real training on the CPU, a process each."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.plan import PlanCheck, run_plan_check
+        from neuroada.measure.benchmarks.plan import PlanCheck, run_plan_check
         from neuroada.report.costs import PLAN_HEADER, plan_cells
         from neuroada.report.rows import grouped
     chosen = tuple(name.strip() for name in methods.split(","))
@@ -218,7 +218,7 @@ def calibrate(
     """Choose inputs by gradients of a few layers at a time, against dense gradients: memory and indices."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.calibrate import CalibrationPlan, run_calibration
+        from neuroada.measure.benchmarks.calibrate import CalibrationPlan, run_calibration
         from neuroada.report.costs import CALIBRATE_HEADER, calibrate_rows
         from neuroada.report.rows import grouped
     limits = tuple(size << 20 for size in max_memory)
@@ -236,7 +236,7 @@ def record_runs(
     """Record what finished runs trained, cost and scored, for the tables of the docs."""
     console = open_console()
     with console.status("Loading PyTorch, Transformers and PEFT"):
-        from neuroada.measure.run import read_run
+        from neuroada.measure.studies.run import read_run
         from neuroada.report.runs import run_table
     records = [read_run(run) for run in runs]
     keep_records(console, output, records)

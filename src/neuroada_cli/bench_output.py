@@ -23,14 +23,14 @@ def required_shape(shape: str | None) -> str:
 
 def method_names(text: str) -> tuple[str, ...]:
     """Of a list with commas, or all."""
-    from neuroada.measure.methods import METHODS
+    from neuroada.measure.benchmarks.methods import METHODS
 
     return tuple(METHODS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_known(console: Any) -> None:
     """Shapes and methods."""
-    from neuroada.measure.methods import METHODS
+    from neuroada.measure.benchmarks.methods import METHODS
     from neuroada.measure.shapes import SHAPES
 
     for shape in SHAPES.values():

@@ -66,10 +66,10 @@ def evaluate(
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)
-        from neuroada.runs.evaluate import evaluate as run
-        from neuroada.runs.evaluate import read_settings
-        from neuroada.runs.folder import require_place, write_text
-        from neuroada.runs.report import print_pairs, remarks_text, score_text
+        from neuroada.evaluation.evaluate import evaluate as run
+        from neuroada.evaluation.evaluate import read_settings
+        from neuroada.run_folder.folder import require_place, write_text
+        from neuroada.run_folder.summary import print_pairs, remarks_text, score_text
 
     given = {"records": records, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "sampling": sampling}
     names = [name.strip() for name in tasks.split(",") if name.strip()]

@@ -16,6 +16,6 @@ def merge(
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)
-        from neuroada.runs.trained import merge as run
+        from neuroada.evaluation.merged import merge as run
     dtype = run(target, output, console)
     console.print(f"Merged model: {output}, {dtype}", soft_wrap=True)

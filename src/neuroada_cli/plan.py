@@ -45,10 +45,10 @@ def plan(
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.errors import ConfigError, MissingInputError, near
         from neuroada.measure.shapes import SHAPES, find_shape
-        from neuroada.runs.devices import find_device
-        from neuroada.runs.planning import plan as plans
-        from neuroada.runs.planning import table
-        from neuroada.runs.planning.skeleton import load_config
+        from neuroada.planning import plan as plans
+        from neuroada.planning import table
+        from neuroada.planning.devices import find_device
+        from neuroada.planning.skeleton import load_config
 
         plans.require_known(method)
         found = find_device(device)

@@ -34,7 +34,7 @@ def report(
         from neuroada.measure.record import read_records
         from neuroada.report.html.page import report_page
         from neuroada.report.html.run import read_runs
-        from neuroada.runs.folder import require_place, write_text
+        from neuroada.run_folder.folder import require_place, write_text
 
         found = read_runs(runs) if runs else []
         records = [] if studies is None else [record for record in read_records(studies) if record.kind == "study"]

@@ -38,9 +38,9 @@ def study(
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from filelock import FileLock
 
-        from neuroada.measure.grid import find_study
         from neuroada.measure.record import Record, append_records, read_records
-        from neuroada.measure.study import run_study
+        from neuroada.measure.studies.grid import find_study
+        from neuroada.measure.studies.study import run_study
 
     file = find_study(name)
 

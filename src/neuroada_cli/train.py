@@ -41,9 +41,9 @@ def train(
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.errors import ConfigError
-        from neuroada.runs.folder import RunFolder
-        from neuroada.runs.recipe import find_recipe, load_recipe
-        from neuroada.runs.train import train as run
+        from neuroada.recipe.loading import find_recipe, load_recipe
+        from neuroada.run_folder.folder import RunFolder
+        from neuroada.training.train import train as run
 
     if resume and output is None:
         raise ConfigError("--resume", "no --output says which run", "Add --output with the run's folder")

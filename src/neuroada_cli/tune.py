@@ -64,14 +64,14 @@ def tune(
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.errors import MissingInputError
-        from neuroada.runs.recipe import find_recipe
+        from neuroada.recipe.loading import find_recipe
 
         if importlib.util.find_spec("optuna") is None:
             raise MissingInputError("neuroada tune", "package optuna is not installed", "pip install 'neuroada[tune]'")
-        from neuroada.runs.tuning.search import Search
-        from neuroada.runs.tuning.search import tune as run
-        from neuroada.runs.tuning.space import load_space
-        from neuroada.runs.tuning.table import best_trial, folder_of
+        from neuroada.tuning.objective import Search
+        from neuroada.tuning.search import tune as run
+        from neuroada.tuning.space import load_space
+        from neuroada.tuning.table import best_trial, folder_of
 
     path = find_recipe(recipe)
     named = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}

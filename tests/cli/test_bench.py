@@ -47,7 +47,7 @@ def test_step_appends_records_and_closes_with_a_table():
 
 
 def test_op_appends_records_and_closes_with_tables(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuroada.measure.product.COPY_BYTES", 1 << 20)
+    monkeypatch.setattr("neuroada.measure.benchmarks.product.COPY_BYTES", 1 << 20)
     done = bench("op", "--shape", "tiny", "--k", "3", "--rounds", "1", "--warmup", "0", "--output", "deep/op.jsonl")
     assert done.exit_code == 0, done.stderr
     records = read_records(Path("deep/op.jsonl"))

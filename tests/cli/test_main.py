@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from neuroada.measure.grid import bundled_studies
-from neuroada.runs.recipe import bundled_recipes
+from neuroada.measure.studies.grid import bundled_studies
+from neuroada.recipe.loading import bundled_recipes
 from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
@@ -70,7 +70,7 @@ def test_resume_needs_to_know_the_run():
 
 
 def test_other_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuroada.runs.recipe.find_recipe", lambda name: 1 / 0)
+    monkeypatch.setattr("neuroada.recipe.loading.find_recipe", lambda name: 1 / 0)
     assert isinstance(CliRunner().invoke(app, ["train", "quickstart"]).exception, ZeroDivisionError)
 
 
@@ -95,7 +95,7 @@ def test_ctrl_c_before_there_is_a_run_promises_nothing(tmp_path: Path, monkeypat
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuroada.runs.train.train", interrupted)
+    monkeypatch.setattr("neuroada.training.train.train", interrupted)
     done = CliRunner().invoke(app, ["train", "quickstart", "--output", str(tmp_path / "run")])
     assert done.exit_code == 130
     assert "--resume" not in done.output

@@ -25,7 +25,7 @@ def _in_a_folder_with_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def _two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuroada.runs.planning.plan.LABELS", {"neuroada": "NeuroAda", "full": "full"})
+    monkeypatch.setattr("neuroada.planning.plan.LABELS", {"neuroada": "NeuroAda", "full": "full"})
 
 
 def neuroada(*arguments: str):
@@ -127,7 +127,7 @@ def test_switch_and_select_append_records_and_close_with_tables(tiny_model_dir: 
 
 def test_plans_are_compared_and_appended(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     measured = {"peak": 1 << 30, "of": "resident, in this context"}
-    monkeypatch.setattr("neuroada.measure.plan.call_in_fresh_process", lambda *arguments: measured)
+    monkeypatch.setattr("neuroada.measure.benchmarks.plan.call_in_fresh_process", lambda *arguments: measured)
     options = ("--methods", "full", "--batch", "2", "--seq", "8", "--dtype", "float32", "--output", "plans.jsonl")
     done = neuroada("bench", "plan", "--model", str(tiny_model_dir), *options)
     assert done.exit_code == 0, done.stderr

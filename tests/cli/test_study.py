@@ -8,9 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from neuroada.measure import study as module
 from neuroada.measure.record import read_records
-from neuroada.measure.study import complete_summary, train_cell
+from neuroada.measure.studies import study as module
+from neuroada.measure.studies.study import complete_summary, train_cell
 from neuroada_cli.main import app
 
 

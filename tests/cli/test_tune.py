@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from neuroada.runs.recipe import load_recipe
+from neuroada.recipe.loading import load_recipe
 from neuroada_cli.main import app
 
 SPACE = "training.learning_rate={low: 1e-3, high: 1e-1, log: true}"
@@ -30,7 +30,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         recipes.append(recipe)
         return {"held_out_loss_after": recipe.training.learning_rate}
 
-    monkeypatch.setattr("neuroada.runs.tuning.search.train_here", train)
+    monkeypatch.setattr("neuroada.tuning.search.train_here", train)
     return recipes
 
 
@@ -60,7 +60,7 @@ def test_options_reach_the_trials(recipe: Path, trained: list[Any], tmp_path: Pa
 
 
 def test_no_trial_to_its_end(recipe: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuroada.runs.tuning.search.train_here", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("neuroada.tuning.search.train_here", lambda *_, **__: 1 / 0)
     done = call("mine.yaml", "--search", SPACE, "--trials", "2")
     assert done.exit_code == 1
     assert "No trial was trained to its end." in done.stdout
@@ -71,7 +71,7 @@ def test_ctrl_c_says_how_to_go_on(recipe: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuroada.runs.tuning.search.train_here", interrupted)
+    monkeypatch.setattr("neuroada.tuning.search.train_here", interrupted)
     done = call("mine.yaml", "--search", SPACE)
     assert done.exit_code == 130
     assert "To go on, give the same command again." in done.stdout

@@ -8,7 +8,7 @@ import pytest
 from _pytest.outcomes import Skipped
 from rich.console import Console
 
-from neuroada.runs.train import train as train_recipe
+from neuroada.training.train import train as train_recipe
 from specimens import one_thread
 
 from .courses import ROWS, Course, adapted, loop, recipe_of, train

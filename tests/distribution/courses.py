@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from neuroada import NeatConfig, NeuroAdaConfig, RegrowCallback
-from neuroada.runs.recipe import check_recipe
-from neuroada.runs.schema import Recipe
+from neuroada.recipe.loading import check_recipe
+from neuroada.recipe.schema import Recipe
 
 ROWS, LENGTH = 4, 8
 """Of the global batch of a step."""

@@ -25,10 +25,10 @@ from transformers import Trainer, TrainerCallback
 
 from neuroada import NeuroAdaLinear
 from neuroada.errors import WeightError
-from neuroada.layers.inputs import InputGroup
+from neuroada.layers.saved_inputs import InputGroup
 from neuroada.ops.sparse_delta import is_held, swap
-from neuroada.runs.callbacks import HoldSupports
-from neuroada.runs.train import train as train_recipe
+from neuroada.training.callbacks import HoldSupports
+from neuroada.training.train import train as train_recipe
 from specimens import same_bits
 
 from .courses import ROWS, WEIGHTS, Course, adapted, arguments, courses, loop, recipe_of, regrowing, train, trainer

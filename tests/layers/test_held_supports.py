@@ -5,7 +5,7 @@ import torch
 
 from neuroada import held
 from neuroada.ops.sparse_delta import holding, read
-from neuroada.ops.sparse_delta.torch import shifted
+from neuroada.ops.sparse_delta.entries import shifted
 from specimens import adapted, adapted_layers, base_weights, changed, logits, same_bits, tiny, token_ids
 
 

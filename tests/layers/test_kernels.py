@@ -8,7 +8,7 @@ from neuroada import NeuroAdaConfig, held
 from neuroada.ops.sparse_delta import gradient, holding, library, swap
 from specimens import base_weights, changed, fill, logits, same_bits, tiny, token_ids
 
-from ..ops.triton_kernels import DEVICE, triton_plan, triton_product, triton_swap
+from ..ops.sparse_delta.triton.kernels import DEVICE, triton_plan, triton_product, triton_swap
 
 SETTINGS = [{"k": 1}, {"k": 3, "coverage": 0.5, "mode": "transient"}, {"k": 2, "delta_dtype": "bfloat16"}]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from neuroada.ops import backend
+from neuroada.ops.sparse_delta.backends import choice as backend
 
 from .cases import CASES, DTYPES, MODES, PRODUCTS, Case, Problem, build
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
 from neuroada.baselines.mask import mask_at
-from neuroada.measure.methods import METHODS
+from neuroada.measure.benchmarks.methods import METHODS
 from neuroada.measure.record import Shape
 from neuroada.measure.shapes import SHAPES
-from neuroada.report import figure5, rows, table1
+from neuroada.report import rows
+from neuroada.report.paper import figure5, table1
 from neuroada.report.tables import TABLES, matching
 from neuroada.report.text import markdown, mebibytes, seconds_text
 from neuroada.selection import top_k

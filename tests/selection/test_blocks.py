@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from allocations import Allocations
-from neuroada.selection import WITHOUT_DATA, Criterion, require_finite, select, topk
+from neuroada.config.criteria import WITHOUT_DATA
+from neuroada.selection import Criterion, require_finite, select, topk
 
 COVERED = torch.arange(0, 37, 3)
 SQUARE_PROJECTION_OF_8B = 4096 * 4096 * 2

@@ -7,8 +7,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from neuroada.config.criteria import WITHOUT_DATA
 from neuroada.errors import WeightError
-from neuroada.selection import WITHOUT_DATA, require_finite, select, top_k
+from neuroada.selection import require_finite, select, top_k
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DTYPES = pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -25,7 +25,7 @@ from neuroada.tasks.completion import (
     encode_prompts,
     leading_tokens,
 )
-from neuroada.tasks.generative import Example
+from neuroada.tasks.examples import Example
 
 
 def pairs(*texts: tuple[str, str]) -> list[Example]:

@@ -10,7 +10,8 @@ from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks import generative
 from neuroada.tasks.arithmetic import ARITHMETIC
 from neuroada.tasks.commonsense import COMMONSENSE
-from neuroada.tasks.generative import Example, evaluate, load_test, load_train, split, subset
+from neuroada.tasks.examples import Example, split, subset
+from neuroada.tasks.generative import evaluate, load_test, load_train
 
 
 def write(path: Path, records: list[dict]) -> None:

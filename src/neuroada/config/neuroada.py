@@ -9,9 +9,9 @@ from typing import ClassVar
 from peft import PeftType
 from peft.utils.other import get_pattern_key
 
+from neuroada.config.criteria import COMPARABLE, NEEDS, OWN
 from neuroada.config.shared import AdapterConfig, is_whole, require_known
 from neuroada.errors import ConfigError
-from neuroada.selection import COMPARABLE, CRITERIA, OWN
 
 BUDGET_SCOPES = ("weight", "model")
 MODES = ("auto", "inplace", "transient")
@@ -72,7 +72,7 @@ class NeuroAdaConfig(AdapterConfig):
     selection: str = field(
         default="magnitude",
         metadata={
-            "help": f"Which inputs are chosen: {', '.join(CRITERIA)}; those by gradients or inputs wait for data, and "
+            "help": f"Which inputs are chosen: {', '.join(NEEDS)}; those by gradients or inputs wait for data, and "
             f"'{OWN}' for a function: `neuroada.reselect` brings both."
         },
     )
@@ -112,7 +112,7 @@ class NeuroAdaConfig(AdapterConfig):
         if callable(self.selection):
             do = f"Set selection={OWN!r}, and call neuroada.reselect(model, batches, function) before training"
             raise ConfigError(f"selection={self.selection!r}", "a configuration holds names, not functions", do)
-        require_known("selection", self.selection, (*CRITERIA, OWN))
+        require_known("selection", self.selection, (*NEEDS, OWN))
         require_known("mode", self.mode, MODES)
         require_known("saved_input", self.saved_input, SAVED_INPUTS)
         require_known("delta_dtype", self.delta_dtype, DELTA_DTYPES)

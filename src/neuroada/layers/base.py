@@ -8,18 +8,12 @@ from typing import Any, cast
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from neuroada.errors import MergeError
-from neuroada.layers.base_layer import (
-    is_hooked,
-    keep_readable,
-    quantization_backend,
-    require_supported,
-    run_in_place_of,
-)
+from neuroada.layers.hooks import is_hooked, run_in_place_of
+from neuroada.layers.kinds import kind_of, quantization_backend
 from neuroada.ops.sparse_delta import FrozenWeight, Support, is_held, read, with_support
 
 LEFT_BY_OTHERS = 8
@@ -33,7 +27,7 @@ def buffer_dict(persistent: bool) -> MutableMapping[str, Tensor]:
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
-    """A linear base layer, weight [O, I], and the adapters on it.
+    """A base layer, whose `kind` gives its weight as [O, I], and the adapters on it.
 
     A method implements `_adapted_forward`, `_traced_forward`, `_merged_entries`, `_where` and `_witness`.
     The tuner sets `shared` where other modules of the model use the weight's memory too, and `nested` where a layer of
@@ -47,19 +41,15 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, name: str = "") -> None:
         nn.Module.__init__(self)
-        require_supported(base_layer, name)
-        keep_readable(base_layer)
+        self.kind = kind_of(base_layer, name)
+        self.kind.prepare(base_layer)
         self.base_layer, self.name = base_layer, name
+        self.in_features, self.out_features = self.kind.size(base_layer)
         self.merged_adapters = []
         self.merge_record = buffer_dict(persistent=False)
         self._disable_adapters = self.shared = self.nested = False
         self.shared_weight: nn.Parameter | None = None
-        self.quantization_backend = quantization_backend(base_layer)
-        self.transposed = isinstance(base_layer, Conv1D)
-        if self.transposed:
-            self.in_features, self.out_features = self.stored_weight.shape
-        else:
-            self.in_features, self.out_features = cast("tuple[int, int]", _get_in_out_features(base_layer))
+        self.quantization_backend = quantization_backend(base_layer)  # PEFT's own methods read it
 
     @abstractmethod
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
@@ -86,9 +76,19 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Entries of a weight [O, I] by which one can tell whether it is as it was merged."""
 
     @property
+    def transposed(self) -> bool:
+        """Whether the base weight is stored as [I, O]."""
+        return self.kind.transposed
+
+    @property
     def stored_weight(self) -> Tensor:
         """The base layer's weight as it is stored: [O, I], [I, O] if `transposed`, or packed if quantised."""
         return cast(Tensor, self.base_layer.weight)
+
+    @property
+    def parameter(self) -> nn.Parameter | None:
+        """The parameter that holds the base weight; None where a dense one is made for each use."""
+        return self.kind.parameter(self.base_layer)
 
     def present(self, names: list[str]) -> list[str]:
         """Those of the named adapters that exist on this layer, each once."""
@@ -97,8 +97,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def frozen_weight(self, names: list[str]) -> FrozenWeight:
         """The base weight as the operation on these adapters takes it."""
-        quantized = self.quantization_backend is not None
-        return FrozenWeight(self.get_base_weight if quantized else self.stored_weight, self.transposed)
+        return self.kind.weight(self.base_layer)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [..., I] → [..., O], in the base layer's dtype."""
@@ -128,7 +127,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _is_traceable(self, x: Tensor, names: list[str]) -> bool:
         """Whether torch.compile can take the layer into a graph; otherwise it breaks the graph there."""
-        if self.quantization_backend is not None or is_hooked(self.base_layer) or len(names) > 1:
+        if not self.kind.traceable or is_hooked(self.base_layer) or len(names) > 1:
             return False
         weight = self.stored_weight
         return not weight.requires_grad and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
@@ -208,12 +207,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _pretrained_weight(self) -> Tensor:
         """[O, I] without anything merged into it or held in it; a copy only where there is something."""
-        if self.quantization_backend is not None:
-            return self.get_base_weight()
         if self.merged:
             return self._unmerged(self.stored_weight)
         if self._is_held():
-            return with_support(FrozenWeight(self.stored_weight, self.transposed), None, torch.clone)
+            return with_support(self.kind.weight(self.base_layer), None, torch.clone)
         return self._weight_alias()
 
     def originals(self, support: Support, stored: Tensor | None) -> Tensor | None:
@@ -223,8 +220,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         if support.indices.is_meta:
             return None
-        if self.quantization_backend is not None:
-            weight = self.get_base_weight()
+        if self.parameter is None:
+            weight = self._weight_alias()
             return read(weight, support.to(weight.device))
         if stored is None or stored.is_meta or type(stored) not in (Tensor, nn.Parameter):
             return None
@@ -244,25 +241,17 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return copy
 
     def _weight_alias(self) -> Tensor:
-        return FrozenWeight(self.stored_weight, self.transposed).alias()
+        """[O, I]: the base weight as it is now, or a dense one made of it."""
+        return self.kind.weight(self.base_layer).alias()
 
     def _is_held(self) -> bool:
-        return self.quantization_backend is None and is_held(self.stored_weight)
+        parameter = self.parameter
+        return parameter is not None and is_held(parameter)
 
     def _require_mergeable(self) -> None:
-        if self.quantization_backend is not None:
-            raise MergeError(
-                f"Merging into {self.name}",
-                f"its weight is quantised ({self.quantization_backend.backend_name}), and quantising again would "
-                "change what was trained",
-                "Load the base model unquantised, load the adapter onto it, and merge there",
-            )
-        if not FrozenWeight(self.stored_weight).writable():
-            raise MergeError(
-                f"Merging into {self.name}",
-                "entries of its weight share memory, or it is an inference tensor outside inference mode",
-                "Give the layer a weight of its own, such as a clone of this one",
-            )
+        obstacle = self.kind.merge_obstacle(self.base_layer)
+        if obstacle is not None:
+            raise MergeError(f"Merging into {self.name}", *obstacle)
         if self._is_held():
             raise MergeError(
                 f"Merging into {self.name}",

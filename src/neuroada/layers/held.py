@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from neuroada.layers.base_layer import storage_uses
 from neuroada.layers.neuroada import NeuroAdaLinear
+from neuroada.layers.storage import storage_uses
 from neuroada.ops.sparse_delta import HeldTogether, is_held
 
 _FOLLOWERS: list[Callable[[Iterable[Tensor]], None]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import onload_layer
@@ -24,8 +24,8 @@ from neuroada.ops.neat import (
     traced_update,
     updated,
 )
-from neuroada.ops.sparse_delta import FrozenWeight, Support, read, support_linear
-from neuroada.ops.sparse_delta.torch import shifted
+from neuroada.ops.sparse_delta import FrozenWeight, Support, read
+from neuroada.ops.sparse_delta.entries import shifted
 
 
 def _uniform(*shape: int) -> Tensor:
@@ -116,8 +116,8 @@ class NeatLinear(AdapterLayer):
 
     def _base_output(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None) -> Tensor:
         if weight.parameter is None:  # a quantised layer has a product of its own
-            return cast(Tensor, type(self.base_layer).forward(self.base_layer, x))
-        return support_linear(x, weight, None, bias)
+            return self.kind.compute(self.base_layer, x)
+        return self.kind.apply(x, weight, None, bias)
 
     def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
         output = self.base_layer(x)

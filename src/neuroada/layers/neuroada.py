@@ -11,10 +11,10 @@ from peft.tuners.tuners_utils import onload_layer
 from torch import Tensor, nn
 
 from neuroada.config import NeuroAdaConfig
+from neuroada.config.criteria import OWN, waits_for_data
 from neuroada.errors import ConfigError, WeightError
 from neuroada.layers.base import AdapterLayer, buffer_dict
-from neuroada.layers.inputs import InputGroup
-from neuroada.ops.backend import resolve_mode
+from neuroada.layers.saved_inputs import InputGroup
 from neuroada.ops.sparse_delta import (
     FrozenWeight,
     Support,
@@ -23,10 +23,10 @@ from neuroada.ops.sparse_delta import (
     flat,
     is_contended,
     positions,
-    support_linear,
     traced_linear,
 )
-from neuroada.selection import OWN, Criterion, covered_neurons, score_steps, select, waits_for_data
+from neuroada.ops.sparse_delta.mode import resolve_mode
+from neuroada.selection import Criterion, covered_neurons, score_steps, select
 
 
 class NeuroAdaLinear(AdapterLayer):
@@ -192,7 +192,7 @@ class NeuroAdaLinear(AdapterLayer):
     def _adapted_forward(self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, names: list[str]) -> Tensor:
         support = self.support(names) if names else None
         self._require_chosen(names)
-        return support_linear(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
+        return self.kind.apply(x, weight, support, bias, self.product, partial(self.input_group.keep, self))
 
     def _traced_forward(self, x: Tensor, names: list[str]) -> Tensor:
         weight, bias = self.stored_weight, self.bias
@@ -231,25 +231,24 @@ class NeuroAdaLinear(AdapterLayer):
     def resolved_mode(self, names: list[str] | None = None) -> tuple[str, str]:
         """(mode, reason) that a forward pass with these adapters, or the active ones, uses now."""
         names = self.present(self.active_adapters) if names is None else names
-        quantized = self.quantization_backend is not None
-        weight = None if quantized else self.stored_weight
+        parameter = self.parameter
         return resolve_mode(
             self._requested_mode(names),
-            quantized=quantized,
-            writable=weight is None or FrozenWeight(weight).writable(),
+            quantized=parameter is None,
+            writable=parameter is None or FrozenWeight(parameter).writable(),
             shared=self.shared,
-            contended=weight is not None and is_contended(weight),
+            contended=parameter is not None and is_contended(parameter),
         )
 
     def frozen_weight(self, names: list[str]) -> FrozenWeight:
         """The base weight as the operation on these adapters takes it, with the mode that they ask for."""
-        if self.quantization_backend is not None:
-            return FrozenWeight(self.get_base_weight, mode=self.resolved_mode(names)[0])
-        weight = self.stored_weight
+        weight = self.parameter
+        if weight is None:
+            return self.kind.weight(self.base_layer, self.resolved_mode(names)[0])
         decides = self._requested_mode(names), self.shared, is_contended(weight), weight.stride()
         if self._resolved[0] != decides or weight.is_inference():
             self._resolved = decides, self.resolved_mode(names)[0]
-        return FrozenWeight(weight, self.transposed, self._resolved[1])
+        return self.kind.weight(self.base_layer, self._resolved[1])
 
     def _merged_entries(self, weight: Tensor, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
         support = self.support(names)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from neuroada.runs.environment import peak_memory
+from neuroada.run_folder.environment import peak_memory
 
 STATUS = Path("/proc/self/status")
 

@@ -10,7 +10,7 @@ import torch
 
 from neuroada.errors import ConfigError
 from neuroada.measure.record import Machine
-from neuroada.runs.environment import environment
+from neuroada.run_folder.environment import environment
 
 
 def provenance(device: torch.device, seed: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging
 
+from neuroada.inputs.models import resolve_model
 from neuroada.measure.record import Shape
-from neuroada.runs.models import resolve_model
 
 _SIZES = {
     "hidden": "hidden_size",

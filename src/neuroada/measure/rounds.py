@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from neuroada.measure.benchmarks.methods import NotAvailableError
 from neuroada.measure.clock import is_out_of_memory
-from neuroada.measure.methods import NotAvailableError
 from neuroada.measure.process import ProcessDiedError
 from neuroada.measure.record import Measurement, Status
 

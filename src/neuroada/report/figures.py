@@ -14,7 +14,7 @@ from typing import Any
 
 from neuroada.errors import MissingInputError
 from neuroada.measure.record import Machine, Record
-from neuroada.report.figure5 import METHODS, MODELS, figure5_points
+from neuroada.report.paper.figure5 import METHODS, MODELS, figure5_points
 from neuroada.report.rows import Row
 from neuroada.report.study_figure import draw_study, study_points
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from neuroada.measure.record import Record
 from neuroada.report.costs import calibrate_table, plan_table, select_table, switch_table
-from neuroada.report.figure5 import figure5_table
 from neuroada.report.findings import findings_text
 from neuroada.report.op import op_table, product_table
+from neuroada.report.paper.figure5 import figure5_table
+from neuroada.report.paper.table1 import table1
 from neuroada.report.rows import Group, Row, grouped, machine_text, source_text
 from neuroada.report.runs import run_table
 from neuroada.report.study import study_table
-from neuroada.report.table1 import table1
 from neuroada.report.text import NOT_MEASURED, markdown, mebibytes, ratio_text, seconds_text
 
 Table = Callable[[Sequence[Record]], str]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuroada.config.criteria import COMPARABLE, FROM_DATA, NEEDS
+
 LOW_RANK = 1 / 32
 """Rank of the "low_rank" criterion as a share of the weight's smaller side: a choice."""
 
@@ -47,7 +49,7 @@ class Criterion:
     @property
     def needs_data(self) -> bool:
         """Whether a weight alone is not enough."""
-        return bool(self.needs & {"gradient", "inputs"})
+        return bool(self.needs & FROM_DATA)
 
 
 def _random(weight: Tensor, statistics: Statistics) -> Tensor:
@@ -85,33 +87,19 @@ def _small_of_large_gradients(weight: Tensor, statistics: Statistics) -> Tensor:
     return torch.zeros_like(gradient).scatter(1, order, -places).where(gradient.isfinite(), torch.nan)
 
 
-def _criterion(score: ScoreFunction, *needs: str) -> Criterion:
-    return Criterion(score, frozenset(needs))
-
-
-CRITERIA: dict[str, Criterion] = {
-    "magnitude": _criterion(lambda weight, statistics: weight.abs()),  # Eq. 2
-    "random": _criterion(_random),  # Section 4, Question 2
-    "reverse": _criterion(lambda weight, statistics: -weight.abs()),  # Section 4, Question 2
-    "gradient": _criterion(_gradient, "gradient"),  # Section 4, Question 2
-    "magnitude_gradient": _criterion(lambda w, statistics: w.float().abs() * _gradient(w, statistics), "gradient"),
-    "wanda": _criterion(_wanda, "inputs"),  # arXiv 2306.11695
-    "low_rank": _criterion(_low_rank, "low_rank"),  # arXiv 2506.00772
-    "small_of_large_gradients": Criterion(_small_of_large_gradients, frozenset({"gradient"}), comparable=False),
+_SCORES: dict[str, ScoreFunction] = {
+    "magnitude": lambda weight, statistics: weight.abs(),  # Eq. 2
+    "random": _random,  # Section 4, Question 2
+    "reverse": lambda weight, statistics: -weight.abs(),  # Section 4, Question 2
+    "gradient": _gradient,  # Section 4, Question 2
+    "magnitude_gradient": lambda weight, statistics: weight.float().abs() * _gradient(weight, statistics),
+    "wanda": _wanda,  # arXiv 2306.11695
+    "low_rank": _low_rank,  # arXiv 2506.00772
+    "small_of_large_gradients": _small_of_large_gradients,
 }
-"""By name. "reverse" takes the smallest magnitudes, "small_of_large_gradients" the smallest of those whose gradients
-are among the largest."""
 
-OWN = "own"
-"""As the selection of a configuration: a function of one's own, which the configuration cannot hold."""
-
-COMPARABLE = tuple(name for name, criterion in CRITERIA.items() if criterion.comparable)
-WITHOUT_DATA = tuple(name for name, criterion in CRITERIA.items() if not criterion.needs_data)
-
-
-def waits_for_data(selection: str) -> bool:
-    """Whether the inputs of a configuration's selection are not chosen by the weights alone."""
-    return selection == OWN or CRITERIA[selection].needs_data
+CRITERIA = {name: Criterion(_SCORES[name], needs, name in COMPARABLE) for name, needs in NEEDS.items()}
+"""By name, as `config.criteria` declares them."""
 
 
 def low_rank_part(weight: Tensor) -> Tensor:

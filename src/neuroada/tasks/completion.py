@@ -4,16 +4,14 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError
-
-if TYPE_CHECKING:
-    from neuroada.tasks.generative import Example
+from neuroada.tasks.examples import Example
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
@@ -53,7 +51,7 @@ class Truncation:
 
 
 def encode(
-    examples: Sequence["Example"],
+    examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     train_on_prompt: bool = False,
@@ -155,7 +153,7 @@ def _without(lead: list[int], tokens: list[int]) -> list[int]:
     return tokens[len(lead) :] if lead and tokens[: len(lead)] == lead else tokens
 
 
-def _pairs(examples: Sequence["Example"], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
+def _pairs(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
     """Tokens of each prompt alone and of its target after it, in which no token straddles the border."""
     alone = _tokens([example.prompt for example in examples], tokenizer)
     joint = _tokens([example.prompt + example.target for example in examples], tokenizer)

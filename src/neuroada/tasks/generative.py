@@ -2,20 +2,18 @@
 
 import difflib
 import math
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError, MissingInputError
+from neuroada.tasks.examples import Example, split, subset
 from neuroada.tasks.generation import Sampling, generate
 from neuroada.tasks.records import Fields, Hub, find_place, load_records
 from neuroada.tasks.scores import Score, accuracy, most_frequent
-
-Item = TypeVar("Item")
 
 LETTERS = "ABCDE"
 
@@ -23,16 +21,6 @@ Kind = Literal["word", "number", "letter", "expression"]
 
 CHOSEN: tuple[Kind, ...] = ("word", "letter")
 """Kinds of answers that are chosen from a few."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a model reads, what it should write, the answer in that, and the file and line it comes from."""
-
-    prompt: str
-    target: str
-    answer: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -166,35 +154,6 @@ def load_train(
         found = f"{len(examples)} records, none left to train on"
         raise ConfigError(f"train set {name!r} of {family.name}", found, "Hold out a smaller share")
     return subset(train, limit, seed), validation
-
-
-def split(examples: Sequence[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(rest, held out): whole groups of equal prompts, chosen by seed, both in the given order.
-
-    held_out: a share below 1, or from 1 on a number of records, of which at most a tenth of all is taken.
-    """
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(" ".join(example.prompt.split()), []).append(index)
-    shuffled = list(groups.values())
-    random.Random(seed).shuffle(shuffled)
-    room = int(held_out * len(examples)) if held_out < 1 else min(int(held_out), len(examples) // 10)
-    chosen: set[int] = set()
-    for group in shuffled:
-        if len(group) <= room:
-            chosen.update(group)
-            room -= len(group)
-    rest = [example for index, example in enumerate(examples) if index not in chosen]
-    return rest, [examples[index] for index in sorted(chosen)]
-
-
-def subset(examples: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """`limit` of the examples chosen by seed, in the given order; all of them where there are no more."""
-    if limit is None or limit >= len(examples):
-        return list(examples)
-    if limit < 1:
-        raise ConfigError(f"limit {limit}", "it leaves no record", "Give a limit of 1 or more")
-    return [examples[index] for index in sorted(random.Random(seed).sample(range(len(examples)), limit))]
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neuroada.errors import ConfigError, MissingInputError
 from neuroada.tasks.arithmetic import alpaca_prompt
-from neuroada.tasks.generative import Example
+from neuroada.tasks.examples import Example
 from neuroada.tasks.records import Fields, check_record, describe_hub, load_records, read_records
 
 Message = dict[str, str]

@@ -1,9 +1,9 @@
 """PEFT tuners of the methods; importing this package registers them."""
 
+from neuroada.tuners.files.peanut import convert_peanut
 from neuroada.tuners.mixed import HybridModel
 from neuroada.tuners.neat import NeatModel
 from neuroada.tuners.neuroada import NeuroAdaModel
-from neuroada.tuners.peanut import convert_peanut
 from neuroada.tuners.registration import register, register_mixed
 from neuroada.tuners.regrow import regrow
 from neuroada.tuners.regrow_callback import RegrowCallback

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from neuroada.config import AdapterConfig
 from neuroada.errors import ConfigError, MergeError, TargetError
 from neuroada.layers import AdapterLayer
-from neuroada.layers.base_layer import require_supported, storage_uses
+from neuroada.layers.kinds import kind_of
+from neuroada.layers.storage import storage_uses
 from neuroada.selection import require_finite
-from neuroada.tuners.files import AdapterFile
+from neuroada.tuners.files.base import AdapterFile
 from neuroada.tuners.processes import has_weights
 from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
@@ -65,7 +66,7 @@ class AdapterModel(BaseTuner):
                 f"it already has an adapter of another kind ({type(module).__module__}.{type(module).__name__})",
                 "Merge or unload that adapter first",
             )
-        require_supported(module, name)
+        kind_of(module, name)
         return cast(Tensor, module.weight)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from neuroada.config import NeuroAdaConfig
 from neuroada.layers import NeuroAdaLinear
-from neuroada.selection import spread
+from neuroada.selection import allocate
 
 
-def spread_budget(
+def allocate_budget(
     config: NeuroAdaConfig, adapter_name: str, steps: Mapping[NeuroAdaLinear, Tensor]
 ) -> dict[NeuroAdaLinear, int]:
     """K of each layer that has the adapter; `k_pattern` keeps its own, and the budget pays for them.
@@ -25,7 +25,7 @@ def spread_budget(
     free = {layer.name: layer for layer in steps if layer not in fixed}
     if not free:
         return fixed
-    found = spread(
+    found = allocate(
         {name: steps[layer] for name, layer in free.items()},
         {name: len(deltas[layer]) for name, layer in free.items()},
         round((config.budget or 0) * entries) - sum(deltas[layer].numel() for layer in fixed),

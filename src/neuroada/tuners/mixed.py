@@ -21,7 +21,7 @@ from neuroada.errors import MergeError, TargetError
 from neuroada.layers import AdapterLayer, NeatLinear
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel, require_usable_names
-from neuroada.tuners.files import PEFT_PREFIX
+from neuroada.tuners.files.base import PEFT_PREFIX
 from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
 Chain = list[BaseTunerLayer]

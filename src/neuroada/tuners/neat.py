@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neuroada.layers import NeatLinear
 from neuroada.tuners.base import AdapterModel
-from neuroada.tuners.neat_file import NeatFile
+from neuroada.tuners.files.neat import NeatFile
 
 
 class NeatModel(AdapterModel):

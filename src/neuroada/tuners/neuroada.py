@@ -7,21 +7,20 @@ from collections import defaultdict
 from typing import Any
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils.other import get_pattern_key
 from torch import nn
 
 from neuroada.config import AdapterConfig, NeuroAdaConfig
 from neuroada.errors import ConfigError, near
 from neuroada.layers import NeuroAdaLinear
-from neuroada.layers.base_layer import quantization_backend
-from neuroada.layers.inputs import group_siblings
-from neuroada.ops.backend import resolve_mode
+from neuroada.layers.kinds import kind_of
+from neuroada.layers.saved_inputs import group_siblings
+from neuroada.ops.sparse_delta.mode import resolve_mode
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel
-from neuroada.tuners.budget import spread_budget, warn_of_least
-from neuroada.tuners.files import PEFT_PREFIX
-from neuroada.tuners.neuroada_file import NeuroAdaFile
+from neuroada.tuners.budget import allocate_budget, warn_of_least
+from neuroada.tuners.files.base import PEFT_PREFIX
+from neuroada.tuners.files.neuroada import NeuroAdaFile
 from neuroada.tuners.processes import has_weights
 
 NAMED = 3
@@ -58,9 +57,10 @@ class NeuroAdaModel(AdapterModel):
             if isinstance(module, NeuroAdaLinear):
                 inputs, outputs = module.in_features, module.out_features
             else:
-                quantized = quantization_backend(module) is not None
+                kind = kind_of(module, name)
+                quantized = kind.parameter(module) is None
                 resolve_mode(peft_config.mode, quantized=quantized, writable=True, contended=False)
-                inputs, outputs = (size or 0 for size in _get_in_out_features(module))
+                inputs, outputs = kind.size(module)
             k = peft_config.k_of(name)
             if k is None:
                 sizes.append((inputs, outputs))
@@ -83,19 +83,19 @@ class NeuroAdaModel(AdapterModel):
         super().after_injection(model, adapter_name, config)
         layers = [layer for layer in model.modules() if isinstance(layer, NeuroAdaLinear)]
         if isinstance(config, NeuroAdaConfig):
-            _spread_budget(config, adapter_name, [layer for layer in layers if layer.present([adapter_name])])
+            _allocate_budget(config, adapter_name, [layer for layer in layers if layer.present([adapter_name])])
         group_siblings(model, NeuroAdaLinear)
         processes.share_indices(layers, adapter_name)
 
 
-def _spread_budget(config: NeuroAdaConfig, adapter_name: str, layers: list[NeuroAdaLinear]) -> None:
+def _allocate_budget(config: NeuroAdaConfig, adapter_name: str, layers: list[NeuroAdaLinear]) -> None:
     """Give each weight its own K, unless data are to decide, or a file brings the deltas."""
     without_weights = any(layer.neuroada_deltas[adapter_name].is_meta for layer in layers) or not has_weights()
     waits = any(adapter_name in layer.awaiting for layer in layers)
     if config.budget_scope == "weight" or config.inference_mode or without_weights or waits:
         return
     steps = {layer: layer.score_steps(adapter_name, config.selection, config.seed) for layer in layers}
-    for layer, per_neuron in spread_budget(config, adapter_name, steps).items():
+    for layer, per_neuron in allocate_budget(config, adapter_name, steps).items():
         if per_neuron != layer.neuroada_deltas[adapter_name].shape[1]:
             chosen = layer.chosen_anew(adapter_name, config.selection, config.seed, per_neuron=per_neuron)
             layer.replace_indices(adapter_name, chosen)

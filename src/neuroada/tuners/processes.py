@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.integrations import is_fsdp_enabled
@@ -77,6 +79,11 @@ def has_weights() -> bool:
     """Whether this process has the base weights: under FSDP with `cpu_ram_efficient_loading` the first alone need have
     loaded them, and the models of the others may hold anything."""
     return not is_fsdp_enabled() or dist.get_node_local_rank(0) == 0
+
+
+def is_sharded() -> bool:
+    """Whether this is one of several processes under FSDP, by the variable that Accelerate and its launcher set."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and PartialState().num_processes > 1
 
 
 def share_indices(layers: Iterable[NeuroAdaLinear], adapter_name: str) -> None:

@@ -11,13 +11,14 @@ from peft import PeftMixedModel, PeftModel
 from torch import Tensor
 
 from neuroada.config import NeuroAdaConfig
+from neuroada.config.criteria import OWN, waits_for_data
 from neuroada.config.neuroada import require_comparable
 from neuroada.errors import ConfigError, MergeError, WeightError, near
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import is_held
-from neuroada.selection import CRITERIA, OWN, Criterion, ScoreFunction, waits_for_data
-from neuroada.tuners.around import require_none_merged_around
-from neuroada.tuners.budget import spread_budget
+from neuroada.selection import CRITERIA, Criterion, ScoreFunction
+from neuroada.tuners.budget import allocate_budget
+from neuroada.tuners.nested import require_unmerged_wrappers
 from neuroada.tuners.statistics import MAX_MEMORY, Sums, as_batches, gathering
 
 
@@ -139,7 +140,7 @@ def choose(
             steps: dict[NeuroAdaLinear, Tensor] = {}
             for group in groups:
                 steps |= in_group(group, steps_of)
-            sizes = spread_budget(budget, name, steps)
+            sizes = allocate_budget(budget, name, steps)
         for group in groups:
             indices |= in_group(group, choice_of)
     return indices
@@ -189,7 +190,7 @@ def active_layers(model: PeftModel, name: str, asked: str) -> list[NeuroAdaLinea
             raise MergeError(asked, f"deltas are merged into the weight of {layer.name}", "Unmerge first")
         if layer.disable_adapters or name not in layer.active_adapters:
             raise ConfigError(asked, f"it is not active on {layer.name}", f"Call model.set_adapter({name!r})")
-    require_none_merged_around(model, layers, asked)
+    require_unmerged_wrappers(model, layers, asked)
     return layers
 
 

@@ -21,8 +21,8 @@ def question(number: int) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders by method, of the tiny Llama on two commonsense tests."""
-    from neuroada.runs.recipe import check_recipe
-    from neuroada.runs.train import train
+    from neuroada.recipe.loading import check_recipe
+    from neuroada.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     for place, numbers in (("boolq/test", range(6)), ("piqa/test", range(5)), ("commonsense_15k/train", range(9, 33))):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from neuroada.ops.backend import backend_for
 from neuroada.ops.processor import lacks_instructions
-from neuroada.ops.sparse_delta import library, torch, triton
+from neuroada.ops.sparse_delta import library
+from neuroada.ops.sparse_delta.backends import torch
+from neuroada.ops.sparse_delta.backends.choice import backend_for
+from neuroada.ops.sparse_delta.backends.triton import device as triton
 
 DENSE_ABOVE = {"torch": 1 / 128, "numba": 1 / 16}
 """Fraction of a row above which the dense product, gathered, is used instead of the sampled one.
 
 Measured with 1,024 tokens on Cascade Lake cores (AVX-512, no bfloat16 instructions). torch, two cores: equally fast at
 K=18 to 20 for I=2048, O=5504, above K=20 for I=5504, O=2048, at K=10 for I=576, O=1536. numba, one core: at 1/15 of a
-row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. Triton's is in triton.py.
+row for I=2048, O=5504, at 1/13 for 4096 x 4096, at 1/8 for I=576, O=1536. Triton's is in backends/triton/device.py.
 """
 
 WIDENED_FROM = 16

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from neuroada.errors import WeightError
-from neuroada.ops.backend import uses_kernels
+from neuroada.ops.sparse_delta.backends.choice import uses_kernels
+from neuroada.ops.sparse_delta.entries import entries, flat, shifted
 from neuroada.ops.sparse_delta.registry import HELD, Held, memory_of
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
-from neuroada.ops.sparse_delta.torch import entries, flat, shifted
 
 if TYPE_CHECKING:
-    from neuroada.ops.sparse_delta.triton_plan import SwapPlan
+    from neuroada.ops.sparse_delta.backends.triton.swap_plan import SwapPlan
 
 
 def hold(weight: FrozenWeight, support: Support) -> None:
@@ -118,7 +118,7 @@ class HeldTogether:
         pairs = [(weight, support()) for weight, support in self._supports]
         planned = [pair for pair in pairs if _can_be_planned(*pair)]
         if planned:
-            from neuroada.ops.sparse_delta.triton_plan import SwapPlan
+            from neuroada.ops.sparse_delta.backends.triton.swap_plan import SwapPlan
 
             placed = [(weight, _copied(support)) for weight, support in planned]
             self._plan = SwapPlan(placed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from neuroada.ops.sparse_delta import torch as pieces
+from neuroada.ops.sparse_delta.backends import torch as pieces
 
 LIBRARY = torch.library.Library("neuroada", "DEF")
 LIBRARY.define("sampled_product(Tensor x, Tensor dy, Tensor indices, Tensor? neurons, str backend) -> Tensor")
@@ -22,11 +22,11 @@ def sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | No
 @torch.library.impl(LIBRARY, "sampled_product", "CompositeExplicitAutograd")
 def _sampled_product(x: Tensor, dy: Tensor, indices: Tensor, neurons: Tensor | None, backend: str) -> Tensor:
     if backend == "numba":
-        from neuroada.ops.sparse_delta import numba
+        from neuroada.ops.sparse_delta.backends import numba
 
         return numba.sampled_product(x, dy, indices, neurons)
     if backend == "triton":
-        from neuroada.ops.sparse_delta import triton_product
+        from neuroada.ops.sparse_delta.backends.triton import product as triton_product
 
         return triton_product.sampled_product(x, dy, indices, neurons)
     return pieces.sampled_product(x, dy, indices, neurons)

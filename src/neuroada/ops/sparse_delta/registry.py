@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from neuroada.ops.sparse_delta.entries import positions
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, version_of
-from neuroada.ops.sparse_delta.torch import positions
 
 
 @dataclass(eq=False)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from neuroada.ops.backend import uses_kernels
+from neuroada.ops.sparse_delta.backends.choice import uses_kernels
+from neuroada.ops.sparse_delta.entries import entries, flat
 from neuroada.ops.sparse_delta.holding import release
 from neuroada.ops.sparse_delta.registry import HELD, Held, memory_of
 from neuroada.ops.sparse_delta.support import FrozenWeight, Support, overlaps
-from neuroada.ops.sparse_delta.torch import entries, flat
 
 
 def with_support(weight: FrozenWeight, support: Support | None, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -64,7 +64,7 @@ def _swapped(weight: Tensor, support: Support, compute: Callable[[Tensor], Tenso
 
 
 def _swapped_by_kernels(weight: Tensor, support: Support, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    from neuroada.ops.sparse_delta import triton_swap
+    from neuroada.ops.sparse_delta.backends.triton import swap as triton_swap
 
     at = weight, support.indices, support.neurons
     originals = triton_swap.read(*at)
@@ -94,7 +94,7 @@ def _lifted(weight: Tensor, held: Held | None, compute: Callable[[Tensor], Tenso
 def write(weight: Tensor, support: Support) -> None:
     """Put a support into a weight [O, I] for good."""
     if uses_kernels(weight):
-        from neuroada.ops.sparse_delta import triton_swap
+        from neuroada.ops.sparse_delta.backends.triton import swap as triton_swap
 
         triton_swap.swap_in(weight, support.indices, support.neurons, support.deltas)
         return

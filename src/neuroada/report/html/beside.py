@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from neuroada.report.html.run import Run, Score
 from neuroada.report.html.tables import EMPTY, Cell, Row, Table, interval_text, percent, share_text
-from neuroada.report.published import TASKS, Found, find, model_key
+from neuroada.report.paper.published import TASKS, Found, find, model_key
 
 
 @dataclass(frozen=True)

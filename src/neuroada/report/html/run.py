@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuroada.errors import ConfigError, MissingInputError
-from neuroada.report.published import PUBLISHED_LABELS
+from neuroada.report.paper.published import PUBLISHED_LABELS
 from neuroada.report.rows import SHOWN_SETTINGS
 
 LABELS = PUBLISHED_LABELS | {"ia3": "(IA)³", "probe": "linear probe"}

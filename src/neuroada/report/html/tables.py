@@ -10,7 +10,7 @@ from typing import Any
 
 from neuroada.report.html.run import Run, Score
 from neuroada.report.text import NONE
-from neuroada.runs.report import bytes_text, difference_text
+from neuroada.run_folder.summary import bytes_text, difference_text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Trained models loaded again, scored, merged, and compared with their merged form."""

@@ -1,0 +1,1 @@
+"""Grids of recipes, trained cell by cell, and the records of complete runs."""

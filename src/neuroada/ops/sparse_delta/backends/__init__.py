@@ -1,0 +1,1 @@
+"""Ways to compute the deltas' gradient, and the choice between them."""

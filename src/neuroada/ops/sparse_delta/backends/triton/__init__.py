@@ -1,0 +1,1 @@
+"""The kernels for CUDA devices; only `device` may be imported without triton."""

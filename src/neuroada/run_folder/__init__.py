@@ -1,0 +1,1 @@
+"""What a run leaves: its folder, environment, summary and the adapter's card."""

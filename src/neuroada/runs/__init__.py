@@ -1,1 +1,0 @@
-"""From a recipe to a trained adapter in a run folder."""

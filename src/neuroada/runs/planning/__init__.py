@@ -1,1 +1,0 @@
-"""What training would take, counted before any weight is loaded."""

@@ -1,1 +1,0 @@
-"""A search over a recipe's values: Optuna proposes, `runs.train` trains, and the held-out part judges."""

@@ -1,0 +1,1 @@
+"""Image classification: files and hub sets in, pixels out."""

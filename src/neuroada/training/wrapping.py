@@ -1,0 +1,122 @@
+"""The model as its method trains it: with an adapter around it, or with base weights of its own made trainable."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import peft
+from peft import TaskType, get_peft_model
+from torch import nn
+
+from neuroada.baselines import unwrap_compact_mask
+from neuroada.baselines.mask_selection import Mask
+from neuroada.errors import ConfigError, NeuroAdaError
+from neuroada.recipe.methods import METHODS, build_config
+from neuroada.tasks.classification import head_modules
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model about to train. trained: how many of its values training can change.
+
+    settle: where what is trained is still to be chosen by data, does so, by batches and whether to show progress, and
+    returns a digest of it. chosen: that digest, where no checkpoint says what was chosen.
+    finish: to be called after training, before the model is saved.
+    """
+
+    model: nn.Module
+    trained: int
+    settle: Callable[[Sequence[Mapping[str, Any]], bool], str] | None = None
+    chosen: str | None = None
+    finish: Callable[[], None] = lambda: None
+
+
+def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_type: TaskType | None) -> Trainee:
+    """The model as the method trains it; the base model itself is changed. task_type: none to classify images.
+
+    Raises:
+        ConfigError: the method cannot train this model, or not with these settings.
+    """
+    method = METHODS[name]
+    if method.virtual_tokens and task_type is None:
+        raise ConfigError(f"method {name!r}", f"{method.label} is for text, and the task is images", "Choose another")
+    if name in _TRAIN_BASE_WEIGHTS:
+        return _TRAIN_BASE_WEIGHTS[name](model, settings, task_type)
+    config = build_config(name, _with_head(model, settings, task_type), task_type)
+    try:
+        wrapped = get_peft_model(model, config)
+    except NeuroAdaError:
+        raise
+    except ValueError as error:
+        found = f"PEFT cannot apply it to {type(model).__name__}: {error}"
+        raise ConfigError(f"method {name!r}", found, f"Set {name}.target_modules, or choose another method") from error
+    return of_adapter(wrapped)
+
+
+def of_adapter(model: peft.PeftModel | peft.PeftMixedModel) -> Trainee:
+    """A model with an adapter, and how many of its values are trained as it is now."""
+    return Trainee(model, model.get_nb_trainable_parameters()[0])
+
+
+def _full(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> Trainee:
+    model.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _bitfit(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> Trainee:
+    model.requires_grad_(False)
+    biases = [parameter for name, parameter in model.named_parameters() if name.split(".")[-1] == "bias"]
+    if not biases:
+        raise ConfigError("method 'bitfit'", f"{type(model).__name__} has no biases", "Choose another method")
+    chosen = {id(parameter): parameter for parameter in [*biases, *_head(model, task_type)]}.values()
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in chosen))
+
+
+def _probe(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> Trainee:
+    head = _head(model, task_type)
+    if not head:
+        found = f"{type(model).__name__} has no classification head in this task"
+        raise ConfigError("method 'probe'", found, "Choose another method")
+    model.requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    return Trainee(model, sum(parameter.numel() for parameter in head))
+
+
+def _mask(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> Trainee:
+    """The entries that NeuroAda would choose with these settings, found by it, unless `scope` widens the choice."""
+    config: Any = build_config("mask", _with_head(model, settings, task_type), task_type)
+    mask = Mask(model, config, partial(_head, task_type=task_type))
+    if not mask.waits:
+        mask.settle()
+    finish = partial(unwrap_compact_mask, model)
+    return Trainee(model, mask.trained, mask.settle if mask.waits else None, finish=finish)
+
+
+def _head(model: nn.Module, task_type: TaskType | None) -> list[nn.Parameter]:
+    """What is trained beside an adapter: the parameters of a new classification head."""
+    if task_type is None:
+        return [p for name in head_modules(model) for p in model.get_submodule(name).parameters()]
+    if task_type is not TaskType.SEQ_CLS:
+        return []
+    heads = ("classifier", "score")
+    return [parameter for name, parameter in model.named_parameters() if set(name.split(".")) & set(heads)]
+
+
+def _with_head(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> dict[str, Any]:
+    """Settings by which the head of an image classifier is trained too, as PEFT does by itself for its own tasks."""
+    if task_type is not None:
+        return dict(settings)
+    return {**settings, "modules_to_save": [*(settings.get("modules_to_save") or ()), *head_modules(model)]}
+
+
+_TRAIN_BASE_WEIGHTS: dict[str, Callable[[nn.Module, Mapping[str, Any], TaskType | None], Trainee]] = {
+    "bitfit": _bitfit,
+    "probe": _probe,
+    "mask": _mask,
+    "full": _full,
+}
+"""The methods of `METHODS` without a PEFT configuration."""

@@ -1,0 +1,1 @@
+"""Adapter files: what is saved, checked and read back, for each method."""
