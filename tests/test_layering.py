@@ -65,11 +65,16 @@ def test_a_circle_is_found_under_type_checking_too(tmp_path: Path):
     (package.parent / "one.py").write_text("def late():\n    from package import two\n")
     (package.parent / "two.py").write_text("if TYPE_CHECKING:\n    from package.one import late\n")
     assert circles(import_graph(tmp_path)) == [["package.one", "package.two"]]
-    (package / "deep.py").write_text("from ..two import nothing\n")
-    (package.parent / "two.py").write_text("from package.inner.deep import thing\n")
-    assert circles(import_graph(tmp_path)) == [["package.inner", "package.inner.deep", "package.two"]] or circles(
-        import_graph(tmp_path)
-    ) == [["package.inner.deep", "package.two"]]
+
+
+def test_a_circle_through_a_packages_init_is_found(tmp_path: Path):
+    package = tmp_path / "package" / "inner"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .deep import thing\n")
+    (package / "deep.py").write_text("from ..outer import thing\n")
+    (package / "other.py").write_text("")
+    (package.parent / "outer.py").write_text("from package.inner import other\n")
+    assert circles(import_graph(tmp_path)) == [["package.inner", "package.inner.deep", "package.outer"]]
 
 
 def test_every_package_has_its_place_in_the_order():

@@ -37,10 +37,15 @@ def recipe(tiny_model_dir, tmp_path):
     return make
 
 
+def choose(recipe, prepared) -> None:
+    selection = recipe.settings.get("selection")
+    choose_by_data(prepared.trainee, selection, recipe.calibration, recipe.seed, prepared.data, QUIET)
+
+
 def chosen(recipe) -> dict[str, torch.Tensor]:
     prepared = prepare(recipe, QUIET)
     model = prepared.model
-    choose_by_data(recipe, prepared.trainee, prepared.data, QUIET)
+    choose(recipe, prepared)
     return {name: buffer for name, buffer in model.named_buffers() if "neuroada_indices" in name}
 
 
@@ -71,7 +76,7 @@ def test_batches_are_as_large_as_asked(recipe, monkeypatch):
     )
     for changes in {}, {"calibration_batch_size": 3}:
         prepared = prepare(recipe(**changes), QUIET)
-        choose_by_data(recipe(**changes), prepared.trainee, prepared.data, QUIET)
+        choose(recipe(**changes), prepared)
     assert sizes == [[4, 4, 2], [3, 3, 3, 1]]
 
 
@@ -117,7 +122,7 @@ def test_a_run_that_goes_on_takes_the_inputs_of_its_checkpoint(recipe, tmp_path,
 
     whole = train(wanted, tmp_path / "whole", QUIET)
     with monkeypatch.context() as patch:
-        patch.setattr("neuroada.training.train._save", killed)
+        patch.setattr("neuroada.training.train.save", killed)
         with pytest.raises(KeyboardInterrupt):
             train(wanted, tmp_path / "run", QUIET, callbacks=[Stop()])
     monkeypatch.setattr(calibration, "reselect", None)

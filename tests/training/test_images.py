@@ -11,7 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
-import neuroada.training.train as module
+import neuroada.training.fit as fitting
 from neuroada.errors import ConfigError, MissingInputError, RunFolderError
 from neuroada.evaluation.evaluate import evaluate, read_settings
 from neuroada.evaluation.loading import load_trained
@@ -150,7 +150,7 @@ def test_a_resumed_run_sees_the_same_augmented_pictures(vit, folder, tmp_path, m
     expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(
-            module,
+            fitting,
             "ResumableTrainer",
             lambda *a, callbacks, **k: ResumableTrainer(*a, callbacks=[*callbacks, InEpochTwo()], **k),
         )

@@ -69,15 +69,17 @@ def indices(model: torch.nn.Module) -> list:
 
 
 def test_the_header_says_how_often(recipe, tmp_path):
-    assert regrowth.regrowth_text(recipe(), 10) is None
-    text = regrowth.regrowth_text(recipe("regrowth.every=2", "regrowth.stop_after=0.6"), 10)
+    assert regrowth.regrowth_text(recipe().regrowth, 10) is None
+    text = regrowth.regrowth_text(recipe("regrowth.every=2", "regrowth.stop_after=0.6").regrowth, 10)
     assert text == "2 times, every 2 steps before 60% of 10: 30% of each neuron's deltas, by gradient"
-    assert (regrowth.regrowth_text(recipe("regrowth.every=11"), 10) or "").startswith("0 times, every 11 steps")
+    assert (regrowth.regrowth_text(recipe("regrowth.every=11").regrowth, 10) or "").startswith(
+        "0 times, every 11 steps"
+    )
 
 
 def test_it_is_off_by_default(recipe, tmp_path):
     assert recipe().regrowth.every is None
-    assert regrowth.regrowth(recipe(), RunFolder(tmp_path)) == []
+    assert regrowth.regrowth(recipe().regrowth, 8, None, RunFolder(tmp_path)) == []
     assert "regrowth" not in to_yaml(recipe())
 
 

@@ -66,7 +66,7 @@ def test_tensorboard_logs_all_of_a_run_and_only_in_its_folder(
     folder: RunFolder, recipe: Recipe, tiny_llama: LlamaForCausalLM
 ):
     pytest.importorskip("tensorboard")
-    with trackers(["tensorboard"], recipe, folder) as callbacks:
+    with trackers(["tensorboard"], recipe.resolved(), folder) as callbacks:
         fit(tiny_llama, folder, callbacks)
     logged = scalars(folder.path / "tensorboard")
     assert [step for step, _ in logged["train/loss"]] == [1, 2]
@@ -88,7 +88,7 @@ def test_trainers_own_callback_logs_elsewhere(folder: RunFolder, tiny_llama: Lla
 def test_tensorboard_forgets_what_a_resumed_run_does_again(folder: RunFolder, recipe: Recipe):
     pytest.importorskip("tensorboard")
     for step, values in ((0, range(1, 6)), (3, range(14, 16))):
-        with trackers(["tensorboard"], recipe, folder, step) as (callback,):
+        with trackers(["tensorboard"], recipe.resolved(), folder, step) as (callback,):
             for value in values:
                 callback.tb_writer.add_scalar("train/loss", value, value % 10)
     assert scalars(folder.path / "tensorboard")["train/loss"] == [(1, 1), (2, 2), (3, 3), (4, 14), (5, 15)]
@@ -97,14 +97,14 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(folder: RunFolder, re
 def test_a_directory_of_the_users_own_is_kept(folder: RunFolder, recipe: Recipe, tmp_path: Path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
-    with trackers(["tensorboard"], recipe, folder):
+    with trackers(["tensorboard"], recipe.resolved(), folder):
         pass
     assert list((tmp_path / "mine").glob("*tfevents*"))
     assert not folder.path.exists()
 
 
 def test_only_the_first_process_reports(tmp_path: Path, recipe: Recipe):
-    with trackers(["tensorboard"], recipe, RunFolder(tmp_path / "run", writes=False)) as callbacks:
+    with trackers(["tensorboard"], recipe.resolved(), RunFolder(tmp_path / "run", writes=False)) as callbacks:
         assert callbacks == []
     assert not (tmp_path / "run").exists()
 
@@ -145,7 +145,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 def test_wandb_is_kept_in_the_folder_and_sent_nowhere(folder: RunFolder, recipe: Recipe, wandb):
-    with trackers(["wandb"], recipe, folder) as callbacks:
+    with trackers(["wandb"], recipe.resolved(), folder) as callbacks:
         assert [type(each).__name__ for each in callbacks] == ["WandbCallback"]
     (run,) = wandb.begun
     assert {key: run.settings[key] for key in ("project", "name", "dir", "mode", "resume")} == {
@@ -165,9 +165,9 @@ def test_wandb_is_kept_in_the_folder_and_sent_nowhere(folder: RunFolder, recipe:
 def test_wandbs_own_variables_are_kept(folder: RunFolder, recipe: Recipe, wandb, monkeypatch: pytest.MonkeyPatch):
     for name, value in (("WANDB_MODE", "online"), ("WANDB_PROJECT", "mine"), ("WANDB_DIR", "/there")):
         monkeypatch.setenv(name, value)
-    with trackers(["wandb"], recipe, folder, step=4):
+    with trackers(["wandb"], recipe.resolved(), folder, step=4):
         pass
-    with trackers(["wandb"], recipe, folder):
+    with trackers(["wandb"], recipe.resolved(), folder):
         pass
     settings = wandb.begun[0].settings
     assert settings["id"] == wandb.begun[1].settings["id"]
@@ -181,14 +181,14 @@ def test_wandbs_own_variables_are_kept(folder: RunFolder, recipe: Recipe, wandb,
 
 
 def test_wandb_learns_of_a_failure(folder: RunFolder, recipe: Recipe, wandb):
-    with pytest.raises(KeyboardInterrupt), trackers(["wandb"], recipe, folder):
+    with pytest.raises(KeyboardInterrupt), trackers(["wandb"], recipe.resolved(), folder):
         raise KeyboardInterrupt
     assert wandb.begun[0].exit_code == 1
 
 
 def test_a_run_of_wandb_that_the_caller_has_begun_goes_on(folder: RunFolder, recipe: Recipe, wandb):
     wandb.run = FakeRun({})
-    with trackers(["wandb"], recipe, folder):
+    with trackers(["wandb"], recipe.resolved(), folder):
         pass
     assert wandb.begun == []
     assert wandb.run.exit_code is None
@@ -219,7 +219,7 @@ from runs.test_trackers import fit
 training = {"max_steps": 2, "learning_rate": 0.1}
 recipe = check_recipe({"model": {"name": "tiny"}, "method": "neuroada", "training": training}, "recipe")
 folder = RunFolder(Path(sys.argv[1]))
-with trackers([sys.argv[2]], recipe, folder) as callbacks:
+with trackers([sys.argv[2]], recipe.resolved(), folder) as callbacks:
     fit(build_tiny_llama(), folder, callbacks)
 """
 

@@ -13,12 +13,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-import neuroada.training.train as module
+import neuroada.training.fit as fitting
 from neuroada import NeuroAdaLinear, NeuroAdaModel
 from neuroada.errors import ConfigError, MergeError, MissingInputError
 from neuroada.ops.sparse_delta import is_held
 from neuroada.recipe.loading import Recipe, check_recipe, load_recipe
 from neuroada.run_folder.folder import RunFolder
+from neuroada.training.prepared import prepare
 from neuroada.training.train import train
 from neuroada.training.trainer import ResumableTrainer
 
@@ -77,7 +78,7 @@ def test_run_learns_and_leaves_a_whole_run_folder(recipe: Recipe, tiny_model_dir
 
 
 def test_held_out_loss_before_is_the_base_models(recipe: Recipe, tiny_model_dir: Path, tmp_path: Path):
-    prepared = module.prepare(recipe, Console(quiet=True)).data
+    prepared = prepare(recipe, Console(quiet=True)).data
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16).eval()
     rows = torch.tensor(prepared.held_out["input_ids"])
     expected = sum(base(input_ids=row[None], labels=row[None]).loss.item() for row in rows) / len(rows)
@@ -115,7 +116,7 @@ def test_interrupted_run_resumes_to_the_same_deltas(
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     expected, _ = run(recipe, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "ResumableTrainer", with_callback(interrupt()))
+        patch.setattr(fitting, "ResumableTrainer", with_callback(interrupt()))
         with pytest.raises(KeyboardInterrupt):
             run(recipe, resumed)
     assert not (resumed / "adapter").exists()
@@ -152,7 +153,7 @@ class Watch(TrainerCallback):
 def test_deltas_are_held_while_training_and_out_after_an_interrupt(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "ResumableTrainer", with_callback(Watch()))
+    monkeypatch.setattr(fitting, "ResumableTrainer", with_callback(Watch()))
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run")
     assert Watch.held == [True, True]

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerCallback
 
-import neuroada.training.train as training
+import neuroada.training.fit as fitting
 from neuroada.errors import RunFolderError
 from neuroada.tuning import storage as storing
 from neuroada.tuning.objective import Search
@@ -48,10 +48,10 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     whole = Search(recipe, load_space([space], recipe), tmp_path / "whole", [], {})
     expected, _ = run(whole, trials=1)
     search = real(recipe, space)
-    trainer = training.ResumableTrainer
+    trainer = fitting.ResumableTrainer
     with monkeypatch.context() as patch:
         broken = lambda *args, callbacks, **kw: trainer(*args, callbacks=[*callbacks, InStepThree()], **kw)  # noqa: E731
-        patch.setattr(training, "ResumableTrainer", broken)
+        patch.setattr(fitting, "ResumableTrainer", broken)
         with pytest.raises(KeyboardInterrupt):
             run(search, trials=1)
     assert not (search.output / "trial-0000" / "summary.json").exists()

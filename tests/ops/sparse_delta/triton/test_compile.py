@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuroada.ops import sparse_delta
 from neuroada.ops.sparse_delta import FrozenWeight, Support
+from neuroada.ops.sparse_delta.backends import triton as kernels
 
 from . import kernels as triton_kernels  # noqa: F401 (the interpreted ones are imported first)
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
-NAMES = ("launch", "product", "swap", "plan")
+NAMES = ("launch", "product", "swap", "swap_plan")
 if not isinstance(triton.language.standard._sum_combine, triton.JITFunction):
     pytest.skip("TRITON_INTERPRET was set before triton was imported", allow_module_level=True)
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}
@@ -33,9 +33,9 @@ def modules() -> Iterator[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET", raising=False)
         for name in NAMES:
-            patch.delitem(sys.modules, f"{sparse_delta.__name__}.triton_{name}")
-            patch.setattr(sparse_delta, f"triton_{name}", None)
-        yield {name: importlib.import_module(f"{sparse_delta.__name__}.triton_{name}") for name in NAMES}
+            patch.delitem(sys.modules, f"{kernels.__name__}.{name}")
+            patch.setattr(kernels, name, None)
+        yield {name: importlib.import_module(f"{kernels.__name__}.{name}") for name in NAMES}
 
 
 def compiled(kernel, arguments, constants: dict, capability: int):
@@ -79,7 +79,7 @@ def run_all(modules: dict, dtype: torch.dtype = torch.bfloat16) -> None:
     product.panel_product(panels, torch.empty(33, 7), torch.empty(5, 20).int(), torch.arange(5))
     weight, indices, deltas = torch.zeros(5, 7, dtype=dtype), torch.arange(3).expand(5, 3).int(), torch.zeros(5, 3)
     swap.swap_in(weight.T, indices, torch.arange(5), deltas)
-    plan = modules["plan"].SwapPlan([(FrozenWeight(weight), Support(indices, deltas))])
+    plan = modules["swap_plan"].SwapPlan([(FrozenWeight(weight), Support(indices, deltas))])
     plan.write()
     plan.restore()
 

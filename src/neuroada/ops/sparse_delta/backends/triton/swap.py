@@ -126,7 +126,7 @@ def as_bits(tensor: Tensor) -> Tensor:
 
 
 def swap_in(weight: Tensor, indices: Tensor, neurons: Tensor | None, deltas: Tensor) -> Tensor:
-    """Write `round(original + delta)` into a weight in one launch; the same bits as `entries` in torch.py gives.
+    """Write `round(original + delta)` into a weight in one launch; the same bits as `entries.py` gives.
 
     Where an interrupt must not lose the originals, `read` and then `write`: two launches.
 
