@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from neuroada.inputs.tests import FAMILIES
 from neuroada.recipe.data import DATA
-from neuroada.recipe.loading import bundled_recipes, load_recipe
+from neuroada.recipe.files import bundled_recipes
+from neuroada.recipe.loading import load_recipe
 from neuroada.recipe.schema import Recipe
 from neuroada.report.paper.published import TASKS, find, model_key, published
 from neuroada.tasks.arithmetic import METAMATH
@@ -29,8 +30,8 @@ AVERAGE = re.compile(r"(?<![\d.])\d\d\.\d(?![\d ]*%)")
 
 def reached(name: str) -> set[float]:
     """The numbers in the line of a recipe's header that says what it should reach."""
-    lines = bundled_recipes()[name].read_text().splitlines()
-    return {float(number) for line in lines if line.startswith("# Reaches:") for number in AVERAGE.findall(line)}
+    lines = bundled_recipes()[name].described().splitlines()
+    return {float(number) for line in lines if line.startswith("Reaches:") for number in AVERAGE.findall(line)}
 
 
 @pytest.mark.parametrize(("name", "model", "source", "chosen"), SCRIPTS, ids=[script[0] for script in SCRIPTS])
@@ -132,7 +133,7 @@ def test_neat_recipe_says_what_was_published(source, chosen):
         for table, row in find(source.model, source.family, "neat")
     }
     if name.endswith("qv-mlp"):
-        assert "Figure 3" in bundled_recipes()[name].read_text()
+        assert "Figure 3" in bundled_recipes()[name].described()
         return
     settings = {key: source.fixed[key] for key in ("variant", "r", "activation") if key in source.fixed}
     (row,) = [
@@ -146,7 +147,7 @@ def test_neat_recipe_says_what_was_published(source, chosen):
         numbers = {row.average}
     else:
         numbers = {row.scores[chosen.where["task"]]}
-    text = next(line for line in bundled_recipes()[name].read_text().splitlines() if line.startswith("# Reaches:"))
+    text = next(line for line in bundled_recipes()[name].described().splitlines() if line.startswith("Reaches:"))
     assert {float(number) for number in re.findall(r"(?<![\d.])\d\d\.\d+", text)} == numbers
 
 

@@ -7,12 +7,24 @@ import typer
 
 
 def list_bundled(folder: str) -> None:
-    """Print names and first lines of those in a folder of the package."""
+    """Print the names of those in a folder of the package, each with a line about it."""
     package = find_spec("neuroada")
     assert package is not None
     assert package.origin is not None
-    files = sorted((Path(package.origin).parent / folder).glob("*.yaml"))
-    width = max(len(file.stem) for file in files)
-    for file in files:
-        first = file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-        typer.echo(f"{file.stem:<{width}}  {first}")
+    lines: dict[str, str] = {}
+    for file in (Path(package.origin).parent / folder).glob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        variants = _variants(text)
+        lines |= variants or {file.stem: text.split("\n", 1)[0].lstrip("# ")}
+    width = max(map(len, lines))
+    for name, line in sorted(lines.items()):
+        typer.echo(f"{name:<{width}}  {line}")
+
+
+def _variants(text: str) -> dict[str, str]:
+    """What a file says of each of its variants; none where it has none."""
+    if "\nvariants:\n" not in text:
+        return {}
+    import yaml
+
+    return {name: variant["about"] for name, variant in yaml.safe_load(text)["variants"].items()}

@@ -2,9 +2,11 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from neuroada_cli.options import DataDir, File, Model, Text, recipe_values
 
 
 def train(
@@ -18,14 +20,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as in training.learning_rate=7e-4."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model: a directory or a hub id.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Train on the pairs or conversations in this JSON lines file (task instruct).")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")
-    ] = None,
+    model: Model = None,
+    text: Text = None,
+    file: File = None,
+    data_dir: DataDir = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse images that cannot be decoded, instead of leaving them out.")
     ] = False,
@@ -41,7 +39,8 @@ def train(
     console = Console(highlight=False)
     with console.status("Loading PyTorch, Transformers and PEFT"):
         from neuroada.errors import ConfigError
-        from neuroada.recipe.loading import find_recipe, load_recipe
+        from neuroada.recipe.files import find_recipe
+        from neuroada.recipe.loading import load_recipe
         from neuroada.run_folder.folder import RunFolder
         from neuroada.training.train import train as run
 
@@ -51,11 +50,10 @@ def train(
         raise ConfigError("neuroada train", "no recipe is named", "Choose one of those that `neuroada recipes` lists")
     if recipe is None:
         RunFolder(output or Path()).require_begun()
-    path = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
-    values: dict[str, Any] = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
-    values["data.strict"] = strict or None
-    resolved = load_recipe(path, overrides or (), {k: v for k, v in values.items() if v is not None})
-    output = output or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    source = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
+    values = recipe_values(model, text, file, data_dir) | ({"data.strict": True} if strict else {})
+    resolved = load_recipe(source, overrides or (), values)
+    output = output or Path("runs") / f"{source.name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         run(resolved, output, console, resume=resume, dry_run=dry_run)
     except KeyboardInterrupt:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from neuroada_cli.options import DataDir, File, Model, Recipe, Text, recipe_values
+
 
 def tune(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a bundled recipe, or path of a recipe file.")
-    ],
+    recipe: Recipe,
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,14 +25,10 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; it is then not searched."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model: a directory or a hub id.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Train on the pairs or conversations in this JSON lines file (task instruct).")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")
-    ] = None,
+    model: Model = None,
+    text: Text = None,
+    file: File = None,
+    data_dir: DataDir = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the trials' runs; default: runs/RECIPE-tune.", show_default=False)
     ] = None,
@@ -64,7 +60,7 @@ def tune(
     with console.status("Loading PyTorch, Transformers and PEFT"):
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.errors import MissingInputError
-        from neuroada.recipe.loading import find_recipe
+        from neuroada.recipe.files import find_recipe
 
         if importlib.util.find_spec("optuna") is None:
             raise MissingInputError("neuroada tune", "package optuna is not installed", "pip install 'neuroada[tune]'")
@@ -73,13 +69,12 @@ def tune(
         from neuroada.tuning.space import load_space
         from neuroada.tuning.table import best_trial, folder_of
 
-    path = find_recipe(recipe)
-    named = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}
-    values = {key: str(value) for key, value in named.items() if value is not None}
+    source = find_recipe(recipe)
+    values = recipe_values(model, text, file, data_dir)
     changes = overrides or []
-    space = load_space(search or [], path, [*values, *(change.partition("=")[0].strip() for change in changes)])
-    output = output or Path("runs") / f"{path.stem}-tune"
-    found = Search(path, space, output, changes, values, seed)
+    space = load_space(search or [], source, [*values, *(change.partition("=")[0].strip() for change in changes)])
+    output = output or Path("runs") / f"{source.name}-tune"
+    found = Search(source, space, output, changes, values, seed)
     try:
         study = run(found, console, trials=trials, storage=storage, name=name, prune=prune, in_process=in_process)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neuroada.measure.studies.grid import bundled_studies
-from neuroada.recipe.loading import bundled_recipes
+from neuroada.recipe.files import bundled_recipes
 from neuroada_cli.main import app
 
 HELP = Path(__file__).with_name("help.txt")
@@ -70,7 +70,7 @@ def test_resume_needs_to_know_the_run():
 
 
 def test_other_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("neuroada.recipe.loading.find_recipe", lambda name: 1 / 0)
+    monkeypatch.setattr("neuroada.recipe.files.find_recipe", lambda name: 1 / 0)
     assert isinstance(CliRunner().invoke(app, ["train", "quickstart"]).exception, ZeroDivisionError)
 
 

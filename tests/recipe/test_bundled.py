@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from neuroada.recipe.loading import bundled_recipes, load_recipe, to_yaml
+from neuroada.recipe.files import bundled_recipes
+from neuroada.recipe.loading import load_recipe, to_yaml
 from neuroada.training.train import train
 
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from neuroada.errors import ConfigError
-from neuroada.recipe.loading import bundled_recipes, check_recipe, find_recipe, load_recipe, to_yaml
+from neuroada.recipe.files import RecipeFile, bundled_recipes, find_recipe
+from neuroada.recipe.loading import check_recipe, load_recipe, to_yaml
 from neuroada.recipe.methods import METHODS
 from neuroada.recipe.schema import Recipe
 
@@ -24,12 +25,51 @@ def recipe_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", bundled_recipes().values(), ids=lambda path: path.stem)
-def test_bundled_recipe_parses_and_says_how_to_launch_it(path: Path):
-    assert isinstance(load_recipe(path), Recipe)
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any(f"neuroada train {path.stem}" in line for line in header)
-    assert any("Reaches:" in line for line in header)
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_bundled_recipe_parses_and_says_how_to_launch_it(name: str):
+    file = bundled_recipes()[name]
+    assert isinstance(load_recipe(file), Recipe)
+    described = file.described().splitlines()
+    assert any(f"neuroada train {'NAME' if file.variant else name}" in line for line in described)
+    assert any(line.startswith("Reaches:") for line in described)
+
+
+VARIANTS = """
+method: neuroada
+model: {name: tiny}
+data: {text: a.txt}
+training: {max_steps: 2, learning_rate: 0.1}
+variants:
+  small: {about: "one", reaches: "nothing", neuroada: {k: 1}}
+  long: {about: "epochs", reaches: "more", training: {num_train_epochs: 3}, seed: 7}
+"""
+
+
+def test_a_variant_is_laid_over_what_its_file_says_for_all(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(VARIANTS)
+    small, long = (load_recipe(find_recipe(f"{tmp_path / 'mine.yaml'}#{name}")) for name in ("small", "long"))
+    assert (small.settings, small.seed, small.training.max_steps) == ({"k": 1}, 0, 2)
+    assert (long.settings, long.seed) == ({}, 7)
+    assert (long.training.max_steps, long.training.num_train_epochs) == (None, 3), "one replaces the other"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("", r"it holds several variants. Name one as in .*mine\.yaml#NAME. Known: small, long"),
+        ("#smal", r"it has no variant 'smal'. Name one as in .*mine\.yaml#NAME. Did you mean 'small'\?"),
+    ],
+)
+def test_a_file_of_variants_wants_the_name_of_one(name: str, found: str, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(VARIANTS)
+    with pytest.raises(ConfigError, match=found):
+        load_recipe(find_recipe(f"{tmp_path / 'mine.yaml'}{name}"))
+
+
+def test_a_recipe_can_build_on_a_bundled_variant(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("base: vit-base-dtd-neat-sine\nseed: 5\n")
+    mine, theirs = load_recipe(tmp_path / "mine.yaml"), load_recipe(bundled_recipes()["vit-base-dtd-neat-sine"])
+    assert mine == theirs.model_copy(update={"seed": 5})
 
 
 def test_resolved_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path):
@@ -217,7 +257,7 @@ def test_unknown_recipe_lists_known_and_near_ones(tmp_path: Path):
 
 
 def test_recipe_by_path(recipe_file: Path):
-    assert find_recipe(str(recipe_file)) == recipe_file
+    assert find_recipe(str(recipe_file)) == RecipeFile(recipe_file)
 
 
 @pytest.mark.parametrize("method", ["neuroada", "mask"])

@@ -17,7 +17,8 @@ from neuroada.evaluation.evaluate import evaluate, read_settings
 from neuroada.evaluation.loading import load_trained
 from neuroada.evaluation.merged import merge
 from neuroada.inputs.models import Head, load_model
-from neuroada.recipe.loading import bundled_recipes, check_recipe, load_recipe
+from neuroada.recipe.files import bundled_recipes
+from neuroada.recipe.loading import check_recipe, load_recipe
 from neuroada.tasks.classification import Classification, head_parameters, head_settings
 from neuroada.tasks.images.files import read_folder
 from neuroada.training.prepared import prepare

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from neuroada.recipe.files import RecipeFile
 from neuroada.tuning.objective import Search
 from neuroada.tuning.search import tune
 from neuroada.tuning.space import load_space
@@ -16,7 +17,8 @@ KS = "neuroada.k={choices: [1, 2, 3]}"
 
 def make_search(recipe: Path, *given: str, seed: int = 0, **kept: Any) -> Search:
     given = given or (RATES, KS)
-    return Search(recipe, load_space(given, recipe), recipe.parent / "out", [], kept, seed)
+    file = RecipeFile(recipe)
+    return Search(file, load_space(given, file), recipe.parent / "out", [], kept, seed)
 
 
 def run(search: Search, trials: int = 4, **options: Any) -> tuple[Any, str]:

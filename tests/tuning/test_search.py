@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from neuroada.errors import ConfigError, DamagedRunError, MissingInputError, RunFolderError
-from neuroada.recipe.loading import bundled_recipes, load_recipe
+from neuroada.recipe.files import RecipeFile, bundled_recipes
+from neuroada.recipe.loading import load_recipe
 from neuroada.tuning import search as module
 from neuroada.tuning.objective import Objective, Search
 from neuroada.tuning.trial import DivergedError
@@ -37,7 +38,7 @@ def test_a_search_finds_the_best_and_writes_it_out(recipe: Path, pretend: list[P
 
 def test_going_on_proposes_what_one_go_would(recipe: Path, pretend: list[Path], tmp_path: Path):
     whole, _ = run(make_search(recipe), trials=14)
-    parts = Search(recipe, make_search(recipe).space, tmp_path / "parts", [], {})
+    parts = Search(RecipeFile(recipe), make_search(recipe).space, tmp_path / "parts", [], {})
     for count in (3, 5, 14):
         study, printed = run(parts, trials=count)
         assert len(study.trials) == count
@@ -46,7 +47,7 @@ def test_going_on_proposes_what_one_go_would(recipe: Path, pretend: list[Path], 
     pretend.clear()
     run(parts, trials=14)
     assert pretend == []
-    other, _ = run(Search(recipe, parts.space, tmp_path / "other", [], {}, seed=1), trials=3)
+    other, _ = run(Search(RecipeFile(recipe), parts.space, tmp_path / "other", [], {}, seed=1), trials=3)
     assert values_of(other) != values_of(whole)[:3]
 
 
@@ -123,7 +124,7 @@ def test_a_search_needs_trials(recipe: Path):
 def test_machines_share_a_search_by_its_storage(kind: str, recipe: Path, pretend: list[Path], tmp_path: Path):
     pytest.importorskip("sqlalchemy")
     storage = str(tmp_path / "shared.journal") if kind == "journal" else f"sqlite:///{tmp_path}/shared.db"
-    there = Search(recipe, make_search(recipe).space, tmp_path / "there", [], {"data.data_dir": None})
+    there = Search(RecipeFile(recipe), make_search(recipe).space, tmp_path / "there", [], {"data.data_dir": None})
     run(make_search(recipe), trials=3, storage=storage)
     study, _ = run(there, trials=7, storage=storage)
     assert len(study.trials) == len(pretend) == 7
@@ -139,7 +140,7 @@ def test_another_search_in_the_same_storage_is_refused(recipe: Path, pretend: li
         ConfigError, match=r"'small' in .*out: it was begun with something else; now: - 4. Give the same"
     ):
         run(make_search(recipe, RATES, "neuroada.k={choices: [1, 2, 4]}"))
-    changed = Search(recipe, make_search(recipe).space, recipe.parent / "out", ["training.max_steps=5"], {})
+    changed = Search(RecipeFile(recipe), make_search(recipe).space, recipe.parent / "out", ["training.max_steps=5"], {})
     with pytest.raises(ConfigError, match=r"now: max_steps: 5\. Give the same recipe and options, or another --output"):
         run(changed)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from neuroada.errors import ConfigError
-from neuroada.recipe.loading import bundled_recipes
+from neuroada.recipe.files import RecipeFile, bundled_recipes
 from neuroada.tuning.space import build_recipe, bundled_spaces, check_space, load_space
 
 RATES = "training.learning_rate={low: 1e-4, high: 1.0, log: true}"
@@ -22,29 +22,31 @@ def recipe(tmp_path: Path) -> Path:
 def test_a_file_a_name_and_keys_make_a_space(recipe: Path, tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("neuroada.k: {choices: [1, 2]}\ntraining.weight_decay: 0\ntraining.warmup_steps: 0\n")
-    space = load_space([str(path), "training.warmup_steps={low: 0, high: 4}", RATES], recipe, ["training.weight_decay"])
+    space = load_space(
+        [str(path), "training.warmup_steps={low: 0, high: 4}", RATES], RecipeFile(recipe), ["training.weight_decay"]
+    )
     assert space.plain == {
         "neuroada.k": {"choices": [1, 2]},
         "training.warmup_steps": {"low": 0, "high": 4, "log": False},
         "training.learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
     }
     assert space.size is None
-    assert load_space([KS, "training.warmup_steps={choices: [0, 1]}"], recipe).size == 6
+    assert load_space([KS, "training.warmup_steps={choices: [0, 1]}"], RecipeFile(recipe)).size == 6
 
 
 def test_the_space_beside_the_recipe_is_the_default(recipe: Path):
     with pytest.raises(
         ConfigError, match=r"no --search .* no .*small\.search\.yaml. Give --search .* papers-arithmetic,"
     ):
-        load_space([], recipe)
+        load_space([], RecipeFile(recipe))
     recipe.with_name("small.search.yaml").write_text("neuroada.k: {choices: [1, 2]}")
-    assert load_space([], recipe).size == 2
+    assert load_space([], RecipeFile(recipe)).size == 2
 
 
 def test_a_set_key_is_not_searched(recipe: Path):
     given = ["papers-commonsense"]
-    assert load_space(given, recipe, ["neuroada.k"]).size == 8 * 3 * 3
-    assert "batch_size" not in load_space(given, recipe, ["training.gradient_accumulation_steps"]).searched
+    assert load_space(given, RecipeFile(recipe), ["neuroada.k"]).size == 8 * 3 * 3
+    assert "batch_size" not in load_space(given, RecipeFile(recipe), ["training.gradient_accumulation_steps"]).searched
 
 
 @pytest.mark.parametrize("name", bundled_spaces())
@@ -57,7 +59,7 @@ def test_bundled_spaces_fit_a_recipe_of_their_task(name: str):
 
 
 def test_published_spaces_are_the_papers():
-    spaces = {name: load_space([name], Path("none.yaml")).searched for name in bundled_spaces()}
+    spaces = {name: load_space([name], RecipeFile(Path("none.yaml"))).searched for name in bundled_spaces()}
     rates = {name: len(space["training.learning_rate"].choices) for name, space in spaces.items()}
     assert rates == {"papers-arithmetic": 8, "papers-budgets": 9, "papers-commonsense": 8, "papers-neat-glue": 2}
     assert spaces["papers-budgets"]["neuroada.k"].choices == [1, 5, 10, 20, 50, 100, 300, 500]
@@ -94,7 +96,7 @@ def test_a_batch_size_is_reached_by_accumulation(recipe: Path):
 )
 def test_bad_space(recipe: Path, given: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        load_space([given], recipe)
+        load_space([given], RecipeFile(recipe))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +116,18 @@ def test_bad_space(recipe: Path, given: str, message: str):
 )
 def test_space_that_does_not_fit_the_recipe(recipe: Path, given: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        check_space(load_space([given], recipe), recipe, ["training.per_device_train_batch_size=8"], {})
+        check_space(
+            load_space([given], RecipeFile(recipe)), RecipeFile(recipe), ["training.per_device_train_batch_size=8"], {}
+        )
 
 
 def test_methods_can_be_searched_with_their_settings(recipe: Path):
     given = ["method={choices: [neuroada, lora]}", "lora.r={choices: [2, 4]}", KS]
-    check_space(load_space(given, recipe), recipe, [], {})
+    check_space(load_space(given, RecipeFile(recipe)), RecipeFile(recipe), [], {})
 
 
 def test_a_space_file_that_is_none(recipe: Path, tmp_path: Path):
     path = tmp_path / "list.yaml"
     path.write_text("- a")
     with pytest.raises(ConfigError, match=r"list\.yaml: it is not a mapping of a recipe's keys. Write"):
-        load_space([str(path)], recipe)
+        load_space([str(path)], RecipeFile(recipe))

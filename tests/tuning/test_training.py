@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 import neuroada.training.fit as fitting
 from neuroada.errors import RunFolderError
+from neuroada.recipe.files import RecipeFile
 from neuroada.tuning import storage as storing
 from neuroada.tuning.objective import Search
 from neuroada.tuning.search import tune
@@ -45,7 +46,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     space = "training.learning_rate={choices: [0.05]}"
-    whole = Search(recipe, load_space([space], recipe), tmp_path / "whole", [], {})
+    whole = Search(RecipeFile(recipe), load_space([space], RecipeFile(recipe)), tmp_path / "whole", [], {})
     expected, _ = run(whole, trials=1)
     search = real(recipe, space)
     trainer = fitting.ResumableTrainer
@@ -80,7 +81,13 @@ def test_a_classifier_is_judged_by_its_held_out_score(data_dir: Path, tiny_bert_
         f"data: {{data_dir: {data_dir}, train_records: null, max_length: 32}}\n"
         "training: {num_train_epochs: 3, per_device_train_batch_size: 8}\n"
     )
-    search = Search(path, load_space(["training.learning_rate={choices: [0.05]}"], path), tmp_path / "out", [], {})
+    search = Search(
+        RecipeFile(path),
+        load_space(["training.learning_rate={choices: [0.05]}"], RecipeFile(path)),
+        tmp_path / "out",
+        [],
+        {},
+    )
     study, printed = run(search, trials=1, prune=True)
     summary = json.loads((search.output / "trial-0000" / "summary.json").read_text())
     assert study.best_value == summary["held_out_score_after"]

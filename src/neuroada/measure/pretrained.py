@@ -23,7 +23,7 @@ _SIZES = {
 
 
 def load_frozen(name: str, dtype: str, device: torch.device) -> Any:
-    """The causal language model of that name (see `runs.models`) with frozen weights of `dtype`."""
+    """The causal language model of that name (see `inputs.models`) with frozen weights of `dtype`."""
     source, _ = resolve_model(name)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -36,7 +36,7 @@ _CLASSES: dict[TaskType, Any] = {
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The configuration of a model by directory, hub id, or a name that `runs.models` knows; no weights.
+    """The configuration of a model by directory, hub id, or a name that `inputs.models` knows; no weights.
 
     Raises:
         MissingInputError: it is not there.

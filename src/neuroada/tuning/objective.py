@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuroada.recipe.files import RecipeFile
 from neuroada.recipe.schema import Recipe
 from neuroada.tuning.space import Space, build_recipe
 from neuroada.tuning.trial import DivergedError
@@ -48,7 +49,7 @@ class Objective:
 class Search:
     """A recipe, changed by `overrides` and `values`, what to try in it, and the folder of the trials' runs."""
 
-    path: Path
+    file: RecipeFile
     space: Space
     output: Path
     overrides: Sequence[str] = ()
@@ -57,7 +58,7 @@ class Search:
 
     def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
         """The recipe of a trial."""
-        return build_recipe(self.path, self.overrides, {**chosen, **(self.values or {})})
+        return build_recipe(self.file, self.overrides, {**chosen, **(self.values or {})})
 
     @property
     def first(self) -> Recipe:

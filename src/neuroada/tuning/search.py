@@ -58,12 +58,12 @@ def tune(
     """
     if trials < 1:
         raise ConfigError(f"--trials {trials}", "a search needs at least one", "Give a number above 0")
-    check_space(search.space, search.path, search.overrides, search.values or {})
+    check_space(search.space, search.file, search.overrides, search.values or {})
     objective = Objective.of(search.first.data.task)
     asked = {"recipe": search.first.resolved(), "space": search.space.plain, "seed": search.seed}
     study = storing.open_study(
         storage,
-        name or search.path.stem,
+        name or search.file.name,
         search.output,
         maximise=objective.maximise,
         prune=prune,

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from neuroada.errors import ConfigError, near
-from neuroada.recipe.loading import bundled, load_recipe, parse_yaml
+from neuroada.recipe.files import RecipeFile, bundled, parse_yaml
+from neuroada.recipe.loading import load_recipe
 from neuroada.recipe.methods import METHODS
 from neuroada.recipe.schema import Recipe, TrainingSection
 
@@ -121,7 +122,7 @@ def bundled_spaces() -> dict[str, Path]:
     return bundled("recipes/search")
 
 
-def load_space(given: Sequence[str], recipe: Path, pinned: Collection[str] = ()) -> Space:
+def load_space(given: Sequence[str], recipe: RecipeFile, pinned: Collection[str] = ()) -> Space:
     """The space of names, files and "key=value" that are `given`, later ones before earlier ones.
 
     With nothing given, it is RECIPE.search.yaml beside the recipe. Keys that are `pinned` are left out of it.
@@ -130,7 +131,7 @@ def load_space(given: Sequence[str], recipe: Path, pinned: Collection[str] = ())
         ConfigError: a file or name is unknown, is no mapping, leaves nothing to search, or has a key whose values
             cannot be compared with one another.
     """
-    beside = recipe.with_name(f"{recipe.stem}.search.yaml")
+    beside = recipe.path.with_name(f"{recipe.name}.search.yaml")
     if not given and not beside.is_file():
         found = f"no --search says what to try, and there is no {beside}"
         raise ConfigError("neuroada tune", found, f"Give --search with a file, KEY=VALUES or a name: {_names()}")
@@ -150,20 +151,20 @@ def load_space(given: Sequence[str], recipe: Path, pinned: Collection[str] = ())
     return space
 
 
-def build_recipe(path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> Recipe:
-    """The recipe at `path`, changed by `overrides` and then by `values`, whose batch size is taken apart.
+def build_recipe(file: RecipeFile, overrides: Sequence[str], values: Mapping[str, Any]) -> Recipe:
+    """The recipe of `file`, changed by `overrides` and then by `values`, whose batch size is taken apart.
 
     Raises:
         ConfigError: as `load_recipe`; or the batch size is no multiple of what a device takes at a time.
     """
     others = {key: value for key, value in values.items() if key != BATCH_SIZE}
-    recipe = load_recipe(path, overrides, others)
+    recipe = load_recipe(file, overrides, others)
     if BATCH_SIZE not in values:
         return recipe
-    return load_recipe(path, overrides, others | _batches(values[BATCH_SIZE], recipe.training))
+    return load_recipe(file, overrides, others | _batches(values[BATCH_SIZE], recipe.training))
 
 
-def check_space(space: Space, path: Path, overrides: Sequence[str], values: Mapping[str, Any]) -> None:
+def check_space(space: Space, file: RecipeFile, overrides: Sequence[str], values: Mapping[str, Any]) -> None:
     """Build a recipe with every choice and end, one at a time, so that errors come early.
 
     Raises:
@@ -178,7 +179,7 @@ def check_space(space: Space, path: Path, overrides: Sequence[str], values: Mapp
             raise ConfigError(f"search space, {key}", "no such key", near(key, [*Recipe.model_fields, BATCH_SIZE]))
         method = {"method": block} if block in methods else {}
         try:
-            recipe = build_recipe(path, overrides, {**first, **method, key: value, **values})
+            recipe = build_recipe(file, overrides, {**first, **method, key: value, **values})
         except ConfigError as error:
             what = error.found if error.asked.startswith("recipe ") else f"{error.asked}: {error.found}"
             raise ConfigError("search space", what, error.do) from None

@@ -25,7 +25,7 @@ def header(
     size = search.space.size
     known = sum("outcome" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
     return [
-        ("recipe", str(search.path)),
+        ("recipe", str(search.file)),
         *((key, each.text) for key, each in search.space.searched.items()),
         ("kept", ", ".join(f"{key}={_shown(value)}" for key, value in search.space.kept.items()) or None),
         ("combinations", None if size is None else f"{size:,}"),

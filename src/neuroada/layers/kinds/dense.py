@@ -1,8 +1,8 @@
-"""Linear layers whose weight is a plain parameter: torch.nn.Linear, and Transformers' Conv1D, which stores [I, O]."""
+"""Linear layers whose weight is a plain parameter."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
@@ -36,15 +36,13 @@ class Dense(Kind):
         return None
 
     def size(self, module: nn.Module) -> tuple[int, int]:
-        module_: Any = module
-        inputs, outputs = module_.weight.shape if self.transposed else _get_in_out_features(module)
-        return inputs, outputs
+        return cast("tuple[int, int]", _get_in_out_features(module))
 
     def parameter(self, module: nn.Module) -> nn.Parameter | None:
-        return module.weight  # type: ignore[return-value]
+        return cast(nn.Parameter, module.weight)
 
     def weight(self, module: nn.Module, mode: str = "inplace") -> FrozenWeight:
-        return FrozenWeight(module.weight, self.transposed, mode)  # type: ignore[arg-type]
+        return FrozenWeight(cast(nn.Parameter, module.weight), self.transposed, mode)
 
     def merge_obstacle(self, module: nn.Module) -> tuple[str, str] | None:
         if self.weight(module).writable():

@@ -33,7 +33,7 @@ SCALE = 0.01
 
 @dataclass(frozen=True)
 class SwitchPlan:
-    """What to measure. loads, switches: how often. model: a directory, a hub id or a name of runs.models."""
+    """What to measure. loads, switches: how often. model: a directory, a hub id or a name of inputs.models."""
 
     model: str = SMOLLM2
     k: int = 20

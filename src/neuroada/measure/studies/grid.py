@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from neuroada.errors import ConfigError, near
-from neuroada.recipe.loading import bundled, find_recipe, load_recipe, parse_yaml
+from neuroada.recipe.files import bundled, find_recipe, parse_yaml
+from neuroada.recipe.loading import load_recipe
 from neuroada.recipe.schema import Recipe
 
 Rates = list[PositiveFloat]
