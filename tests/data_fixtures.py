@@ -2,13 +2,17 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from neuroada.recipe.loading import load_recipe
+from neuroada.recipe.schema import Recipe
 from neuroada.tasks import glue
 from neuroada.tasks.images.hub import HUB
 from pictures import write_dinov2, write_set
@@ -134,3 +138,22 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr("neuroada.tuning.search.train_here", train)
     return trained
+
+
+@pytest.fixture
+def make_recipe(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Builds a recipe on a little text; sections that are given take the place of its own."""
+
+    def make(*overrides: str, **sections: Any) -> Recipe:
+        text, path = tmp_path / "text.txt", tmp_path / "mine.yaml"
+        text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+        content = {
+            "model": {"name": str(tiny_model_dir), "dtype": "float32"},
+            "data": {"text": str(text), "block_length": 16, "held_out_blocks": 2},
+            "method": "neuroada",
+            "training": {"max_steps": 2, "learning_rate": 0.01, "per_device_train_batch_size": 4},
+        }
+        path.write_text(yaml.safe_dump(content | sections))
+        return load_recipe(path, overrides)
+
+    return make

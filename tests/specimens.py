@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from peft import PeftModel, get_peft_model
@@ -190,6 +191,8 @@ NEAT_VARIANTS = tuple(
 )
 KINDS = NEUROADA_KINDS + NEAT_KINDS
 METHODS = (Kind("neuroada", *_NEUROADA), NEAT_KINDS[0])
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 def adapted(base: nn.Module, adapter: str = "default", **config) -> PeftModel:

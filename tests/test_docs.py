@@ -1,12 +1,16 @@
 """What the documentation says is run, and what it points to is there."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from transformers import AutoModelForCausalLM
+
+from neuroada_cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +74,29 @@ def test_without_the_import_peft_says_what_the_readme_says(in_empty_folder: Path
 def test_links_point_to_files(name: str):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Each `neuroada` command in a code block of the pages, joined where a backslash continues it."""
+    found = []
+    for page in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if language not in ("", "bash", "sh", "console"):
+                continue
+            lines = re.sub(r"\\\n\s*", " ", block).splitlines()
+            found += [(page.name, line.split("  #")[0].removeprefix("$ ")) for line in lines]
+    return [(page, line) for page, line in found if line.startswith("neuroada ") and "|" not in line]
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_command_lines_parse(page: str, line: str):
+    command = typer.main.get_command(app)
+    arguments = [word for word in shlex.split(line)[1:] if word != "..."]
+    context = command.context_class(command)
+    while hasattr(command, "resolve_command"):
+        _, command, arguments = command.resolve_command(context, arguments)
+    command.make_context("neuroada", list(arguments))
 
 
 def test_contributing_fits_a_screen():

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 
 from neuroada import NeatConfig, NeuroAdaConfig
 from neuroada.errors import AdapterFileError, ConfigError, NeuroAdaError
-from specimens import METHODS, Kind
+from specimens import Kind, every_method
 
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 REGEX_FOUND = "a regex already says which layers are meant"
 REGEX_DO = "Put the layers into the regex, or give target_modules as a list of names"
 

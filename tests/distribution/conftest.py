@@ -11,6 +11,7 @@ from rich.console import Console
 from neuroada.training.train import train as train_recipe
 from specimens import one_thread
 
+from .checks import SMALL, TINY
 from .courses import ROWS, Course, adapted, loop, recipe_of, train
 from .launch import launch
 
@@ -94,3 +95,19 @@ def one_run(given: dict[str, Course], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("recipe")
     train_recipe(recipe_of(given["tiny"], folder, ROWS), folder / "run", Console(quiet=True))
     return folder / "run"
+
+
+@pytest.fixture(params=[*SMALL, *TINY])
+def sparse(request, given) -> str:
+    """Name of a course with NeuroAda; those of SmolLM2 only where it is at hand."""
+    if request.param in SMALL:
+        request.getfixturevalue("smollm2")
+    return request.param
+
+
+@pytest.fixture(params=[*SMALL, *TINY, "neat"])
+def name(request, given) -> str:
+    """Of any course."""
+    if request.param in SMALL:
+        request.getfixturevalue("smollm2")
+    return request.param

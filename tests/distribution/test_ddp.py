@@ -1,11 +1,8 @@
 """Two processes with DistributedDataParallel train what one process trains."""
 
-import pytest
 import torch
 
 from .checks import (
-    SMALL,
-    TINY,
     adapter_is_whole,
     adapter_loads_and_merges,
     report,
@@ -16,22 +13,6 @@ from .checks import (
 )
 from .courses import adapted, deltas, distance, regrowing, train
 from .launch import PROCESSES
-
-
-@pytest.fixture(params=[*SMALL, *TINY])
-def sparse(request, given) -> str:
-    """Name of a course with NeuroAda; those of SmolLM2 only where it is at hand."""
-    if request.param in SMALL:
-        request.getfixturevalue("smollm2")
-    return request.param
-
-
-@pytest.fixture(params=[*SMALL, *TINY, "neat"])
-def name(request, given) -> str:
-    """Of any course."""
-    if request.param in SMALL:
-        request.getfixturevalue("smollm2")
-    return request.param
 
 
 def test_deltas_are_those_of_one_process(name, given, two_ddp, one_process):

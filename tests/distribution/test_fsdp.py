@@ -7,24 +7,8 @@ from safetensors.torch import load_file
 from neuroada.errors import AdapterFileError
 from specimens import same_bits
 
-from .checks import SMALL, TINY, adapter_is_whole, adapter_loads_and_merges, report, same_deltas, same_run
+from .checks import TINY, adapter_is_whole, adapter_loads_and_merges, report, same_deltas, same_run
 from .courses import WEIGHTS, pretrained
-
-
-@pytest.fixture(params=[*SMALL, *TINY])
-def sparse(request, given) -> str:
-    """Name of a course with NeuroAda; those of SmolLM2 only where it is at hand."""
-    if request.param in SMALL:
-        request.getfixturevalue("smollm2")
-    return request.param
-
-
-@pytest.fixture(params=[*SMALL, *TINY, "neat"])
-def name(request, given) -> str:
-    """Of any course."""
-    if request.param in SMALL:
-        request.getfixturevalue("smollm2")
-    return request.param
 
 
 def test_deltas_are_those_of_one_process(name, given, two_fsdp, one_process):

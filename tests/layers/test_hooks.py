@@ -11,9 +11,7 @@ from torch import nn
 
 from neuroada import held
 from neuroada.layers import AdapterLayer
-from specimens import KINDS, Kind, adapted_layers, base_weights, changed, fill, logits, same_bits, tiny, token_ids
-
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+from specimens import Kind, adapted_layers, base_weights, changed, every_kind, fill, logits, same_bits, tiny, token_ids
 
 
 def plain_and_adapted(kind: Kind) -> tuple[nn.Linear, AdapterLayer]:

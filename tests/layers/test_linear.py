@@ -9,13 +9,12 @@ from torch import nn
 from neuroada import NeuroAdaConfig, NeuroAdaLinear
 from neuroada.errors import MergeError
 from neuroada.ops.sparse_delta.reference import merged_weight
-from specimens import DTYPES, KINDS, MODES, NEAT_VARIANTS, fill, same_bits, trained_parameters
+from specimens import DTYPES, KINDS, MODES, NEAT_VARIANTS, every_kind, fill, same_bits, trained_parameters
 
 SHAPES = [(1, 1, 1), (1, 7, 1), (13, 1, 1), (13, 7, 1), (13, 7, 5), (13, 7, 7), (64, 48, 3)]
 """O, I and size (K or R); K = 1 and K = I included."""
 
 every_mode = pytest.mark.parametrize("mode", MODES)
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 every_variant = pytest.mark.parametrize("kind", KINDS + NEAT_VARIANTS, ids=str)
 
 

@@ -10,11 +10,11 @@ from specimens import (
     CAUSAL,
     CLASSIFIERS,
     DTYPES,
-    KINDS,
-    METHODS,
     adapted_layers,
     base_weights,
     changed,
+    every_kind,
+    every_method,
     fill,
     logits,
     same_bits,
@@ -22,9 +22,6 @@ from specimens import (
     token_ids,
     trained_parameters,
 )
-
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from torch import nn
 from neuroada import NeuroAdaConfig, regrow
 from neuroada.errors import ConfigError, MergeError
 from neuroada.ops.neat import delta_weight
-from specimens import METHODS, NEAT_KINDS, adapted_layers, fill, same_bits, trained_parameters
+from specimens import NEAT_KINDS, adapted_layers, every_method, fill, same_bits, trained_parameters
 
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 bnb = pytest.importorskip("bitsandbytes")
 
 

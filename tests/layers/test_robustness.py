@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from neuroada.errors import MergeError, WeightError
 from specimens import (
-    KINDS,
     METHODS,
     adapted_layers,
     base_weights,
     changed,
+    every_kind,
     fill,
     logits,
     same_bits,
@@ -22,8 +22,6 @@ from specimens import (
     token_ids,
     trained_parameters,
 )
-
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def gradients(model: nn.Module, loss: Tensor | None = None) -> list[Tensor]:

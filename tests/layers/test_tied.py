@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from neuroada.errors import MergeError, TargetError
-from specimens import KINDS, base_weights, changed, logits, same_bits, tiny
-
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+from specimens import base_weights, changed, every_kind, logits, same_bits, tiny
 
 
 class SharedParameter(nn.Module):

@@ -1,15 +1,14 @@
 """A recipe whose criterion needs data chooses by some of its training part."""
 
 import io
+from functools import partial
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from neuroada.recipe.loading import load_recipe
 from neuroada.training import calibration
 from neuroada.training.calibration import choose_by_data
 from neuroada.training.prepared import prepare
@@ -19,22 +18,8 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture
-def recipe(tiny_model_dir, tmp_path):
-    def make(**changes):
-        text = tmp_path / "text.txt"
-        text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
-        content = {
-            "model": {"name": str(tiny_model_dir), "dtype": "float32"},
-            "data": {"text": str(text), "block_length": 16, "held_out_blocks": 2},
-            "method": "neuroada",
-            "neuroada": {"k": 2, "selection": "gradient"},
-            "training": {"max_steps": 2, "learning_rate": 0.01, "per_device_train_batch_size": 4},
-            "calibration_records": 10,
-        }
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | changes))
-        return load_recipe(tmp_path / "mine.yaml")
-
-    return make
+def recipe(make_recipe):
+    return partial(make_recipe, **{"neuroada": {"k": 2, "selection": "gradient"}, "calibration_records": 10})
 
 
 def choose(recipe, prepared) -> None:

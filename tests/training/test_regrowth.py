@@ -20,22 +20,14 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture
-def recipe(tiny_model_dir: Path, tmp_path: Path):
-    def make(*overrides: str, **changes):
-        text = tmp_path / "text.txt"
-        text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
-        content = {
-            "model": {"name": str(tiny_model_dir), "dtype": "bfloat16"},
-            "data": {"text": str(text), "block_length": 16, "held_out_blocks": 2},
-            "method": "neuroada",
-            "neuroada": {"k": 3},
-            "training": {"max_steps": 5, "learning_rate": 0.01, "per_device_train_batch_size": 4},
-            "calibration_records": 6,
-        }
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | changes))
-        return load_recipe(tmp_path / "mine.yaml", overrides)
-
-    return make
+def recipe(make_recipe, tiny_model_dir: Path):
+    sections = {
+        "model": {"name": str(tiny_model_dir), "dtype": "bfloat16"},
+        "neuroada": {"k": 3},
+        "training": {"max_steps": 5, "learning_rate": 0.01, "per_device_train_batch_size": 4},
+        "calibration_records": 6,
+    }
+    return lambda *overrides, **changes: make_recipe(*overrides, **(sections | changes))
 
 
 def test_a_training_with_it_is_exact_and_recorded(recipe, tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ TARGETS = ["q_proj", "v_proj", "down_proj"]
 ORDERS = [("ours", "lora"), ("lora", "ours")]
 NEUROADA = METHODS[0]
 
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 both_orders = pytest.mark.parametrize("order", ORDERS, ids="-".join)
 two_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 

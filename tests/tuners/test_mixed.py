@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from neuroada import HybridModel, NeuroAdaConfig, held, reselect
 from neuroada.layers import AdapterLayer
-from specimens import adapted_layers, fill, logits, same_bits, tiny
+from specimens import adapted_layers, every_method, fill, logits, same_bits, tiny
 
 from .mixing import (
     NEUROADA,
     TARGETS,
     both_orders,
-    every_method,
     fill_lora,
     lora_on,
     mixed,

@@ -6,19 +6,9 @@ import pytest
 import torch
 
 from neuroada.errors import MergeError
-from specimens import METHODS, adapted_layers, logits, same_bits, tiny
+from specimens import METHODS, adapted_layers, every_method, logits, same_bits, tiny
 
-from .mixing import (
-    NEUROADA,
-    both_orders,
-    every_method,
-    lora_on,
-    mixed,
-    ours_alone,
-    plain_weights,
-    same_weights,
-    two_dtypes,
-)
+from .mixing import NEUROADA, both_orders, lora_on, mixed, ours_alone, plain_weights, same_weights, two_dtypes
 
 
 @every_method

@@ -22,9 +22,9 @@ from torch import Tensor
 from neuroada import HybridModel, NeuroAdaConfig, NeuroAdaLinear
 from neuroada.errors import ConfigError, MergeError, TargetError
 from neuroada.tuners import register_mixed
-from specimens import METHODS, logits, same_bits, tiny
+from specimens import METHODS, every_method, logits, same_bits, tiny
 
-from .mixing import TARGETS, both_orders, every_method, fill_lora, mixed, ours_alone
+from .mixing import TARGETS, both_orders, fill_lora, mixed, ours_alone
 
 
 @every_method

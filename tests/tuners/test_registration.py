@@ -12,9 +12,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from safetensors.torch import load_file
 
 from neuroada.tuners.registration import add_peft_type, register
-from specimens import METHODS, logits, same_bits, tiny
-
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
+from specimens import every_method, logits, same_bits, tiny
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -20,13 +20,12 @@ from specimens import (
     adapted_layers,
     base_weights,
     changed,
+    every_method,
     logits,
     same_bits,
     tiny,
     trained_parameters,
 )
-
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 class Zoo(nn.Module):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from neuroada.errors import AdapterFileError, NeuroAdaError
-from specimens import METHODS, base_weights, changed, fill, logits, same_bits, tiny
+from specimens import METHODS, base_weights, changed, every_method, fill, logits, same_bits, tiny
 
 from .tampering import DELTAS, EDITS, NAME, OUT, SOME, WHOLE, Edit
 
@@ -42,7 +42,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 every_edit = pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in METHODS for name in EDITS[kind.prefix]]
 )

@@ -21,6 +21,7 @@ from specimens import (
     adapted,
     base_weights,
     changed,
+    every_method,
     fill,
     load_base,
     logits,
@@ -42,7 +43,6 @@ RECIPES = {
     "neat-deep": ("gpt2", torch.float16, NEAT_KINDS[1], {"size": 3, "depth": 5, "activation": "sine"}),
     "neat-nonlinear": ("roberta", torch.float32, NEAT, {"variant": "nonlinear_lora", "scaling": 0.5, **CLASSIFIER}),
 }
-every_method = pytest.mark.parametrize("kind", METHODS, ids=str)
 
 
 def saved(model: nn.Module, folder) -> dict[str, torch.Tensor]:
