@@ -161,7 +161,8 @@ def test_state_dict_keys_carry_no_adapter_name(model, kind):
     prefix = f"base_model.model.neuroada_neat_first.{kind.prefix}"
     heads = {"base_model.model.head.weight", "base_model.model.head.bias"}
     parts = {"neuroada_": ("deltas", "indices"), "neat_": ("in", "out")}[kind.prefix]
-    assert keys == {f"{prefix}{part}" for part in parts} | {f"{kind.prefix}fingerprints"} | heads
+    once = {f"{kind.prefix}{part}" for part in ("fingerprints", "digest")}
+    assert keys == {f"{prefix}{part}" for part in parts} | once | heads
 
 
 def test_state_dicts_move_between_adapters(model, base, kind):

@@ -68,6 +68,23 @@ def remove_layer(entries: Entries) -> None:
         del entries[key]
 
 
+BASE = "base_model.model."
+VOCABULARY, WIDTH = 61, 24
+
+
+def add(key: str, make: Callable[[], Tensor]) -> Edit:
+    """One entry more."""
+
+    def edit(entries: Entries) -> None:
+        entries[key] = make()
+
+    return edit
+
+
+def nan(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.full(shape, torch.nan)
+
+
 def shared_edits(prints: str) -> dict[str, tuple[Edit, str]]:
     """What can be wrong with the file of any method; prints: its name of the fingerprints."""
     return {
@@ -78,7 +95,44 @@ def shared_edits(prints: str) -> dict[str, tuple[Edit, str]]:
         "fingerprints of fewer": (replace(prints, lambda found: found[1:]), "fingerprints .* for 14 weights"),
         "fingerprints of a type": (replace(prints, lambda found: found.float()), "fingerprints"),
         "other fingerprints": (replace(prints, lambda found: 255 - found), "the base weights .* are not those"),
+        "a base weight": (
+            add(f"{BASE}model.layers.0.self_attn.q_proj.base_layer.weight", nan(WIDTH, WIDTH)),
+            r"does not own: base_model\.model\.model\.layers\.0\.self_attn\.q_proj\.base_layer\.weight\.",
+        ),
+        "a norm": (
+            add(f"{BASE}model.norm.weight", nan(WIDTH)),
+            r"does not own: base_model\.model\.model\.norm\.weight",
+        ),
+        "an unknown name": (add("something", nan(3)), "does not own: something"),
+        "an embedding of NaN": (
+            add(f"{BASE}model.embed_tokens.weight", nan(VOCABULARY, WIDTH)),
+            r"embed_tokens\.weight has entries that are not finite",
+        ),
+        "another embedding": (
+            add(f"{BASE}model.embed_tokens.weight", lambda: torch.zeros(VOCABULARY, WIDTH)),
+            r"embed_tokens\.weight would change \d+ of \d+ rows of a base weight, from row",
+        ),
+        "a larger embedding": (
+            add(f"{BASE}model.embed_tokens.weight", lambda: torch.zeros(VOCABULARY + 3, WIDTH)),
+            r"embed_tokens\.weight has shape \[64, 24\], and the model's \[61, 24\]",
+        ),
+        "another digest": (replace(f"{prints.split('_')[0]}_digest", lambda found: 255 - found), "do not match"),
     }
+
+
+def moved(indices: Tensor) -> Tensor:
+    """One index of a neuron is another one of its inputs, still in order."""
+    for row in indices:
+        free = sorted(set(range(INPUTS)) - set(row.tolist()))
+        if free[-1] > int(row[-1]):
+            row[-1] = free[-1]
+            break
+    return indices
+
+
+def nothing(entries: Entries) -> None:
+    for key in (DELTAS, INDICES, NEURONS):
+        entries[key] = entries[key][:0].contiguous()
 
 
 REPEATED = f"{NAME}.*indices are repeated or out of order within a neuron"
@@ -108,6 +162,22 @@ EDITS: dict[str, dict[str, tuple[Edit, str]]] = {
         "neurons of other shape": (replace(NEURONS, lambda neurons: neurons[:, None]), f"{NAME}.*neurons"),
         "NaN": (put(DELTAS, (0, 0), torch.nan), f"{NAME}.*not finite"),
         "infinity": (put(DELTAS, (5, 1), -torch.inf), f"{NAME}.*not finite"),
+        "a delta changed": (put(DELTAS, (2, 1), 0.5), "its values are not those that were saved"),
+        "an index moved": (replace(INDICES, moved), "the base weights it was trained on are not those|were saved"),
+        "deltas complex": (
+            replace(DELTAS, lambda deltas: deltas.to(torch.complex64)),
+            f"{NAME}.*deltas are torch.complex64",
+        ),
+        "deltas of a byte": (
+            replace(DELTAS, lambda deltas: deltas.to(torch.float8_e4m3fn)),
+            f"{NAME}.*deltas are torch.float8_e4m3fn",
+        ),
+        "deltas too large": (replace(DELTAS, lambda deltas: deltas.double() + 1e300), f"{NAME}.*not finite"),
+        "indices complex": (
+            replace(INDICES, lambda indices: indices.to(torch.complex64)),
+            f"{NAME}.*not whole numbers",
+        ),
+        "no covered neuron": (nothing, rf"{NAME}.*\[0, 3\] for 0 covered"),
         "deltas whole numbers": (replace(DELTAS, lambda deltas: deltas.to(torch.int32)), f"{NAME}.*deltas"),
     },
     "neat_": shared_edits("neat_fingerprints")
@@ -123,7 +193,10 @@ EDITS: dict[str, dict[str, tuple[Edit, str]]] = {
         "fewer layers": (replace(HIDDEN, lambda hidden: hidden[1:]), rf"{NAME}.*neat_hidden has shape \[1, 3, 3\]"),
         "NaN": (put(OUT, (0, 0), torch.nan), f"{NAME}.*some entries of neat_out are not finite"),
         "infinity": (put(HIDDEN, (1, 1, 2), -torch.inf), f"{NAME}.*some entries of neat_hidden are not finite"),
-        "whole numbers": (replace(IN, lambda first: first.to(torch.int32)), f"{NAME}.*some entries of neat_in"),
+        "whole numbers": (replace(IN, lambda first: first.to(torch.int32)), f"{NAME}.*neat_in is torch.int32"),
+        "complex": (replace(OUT, lambda last: last.to(torch.complex64)), f"{NAME}.*neat_out is torch.complex64"),
+        "too large": (replace(OUT, lambda last: last.double() + 1e300), f"{NAME}.*neat_out are not finite"),
+        "a value changed": (put(OUT, (1, 1), 0.5), "its values are not those that were saved"),
     },
 }
 """By method: what is done to a sound file, and what loading it says."""

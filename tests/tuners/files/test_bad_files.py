@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from neuroada.errors import AdapterFileError, NeuroAdaError
 from specimens import METHODS, base_weights, changed, every_method, fill, logits, same_bits, tiny
@@ -18,6 +20,7 @@ from specimens import METHODS, base_weights, changed, every_method, fill, logits
 from .tampering import DELTAS, EDITS, NAME, OUT, SOME, WHOLE, Edit
 
 WEIGHTS = "adapter_model.safetensors"
+HEAD = "base_model.model.lm_head.weight"
 
 
 @pytest.fixture
@@ -203,3 +206,70 @@ def test_verification_can_be_declined_and_the_rest_is_still_checked(base, folder
     tamper(folder, edit)
     with pytest.raises(AdapterFileError, match=message):
         PeftModel.from_pretrained(tiny("llama", seed=1), folder, verify_base=False)
+
+
+@every_method
+def test_a_flipped_bit_of_a_value_never_loads(base, folder, kind):
+    raw = (folder / WEIGHTS).read_bytes()
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    places = random.Random(0).sample(range(8 * begin, 8 * len(raw)), 100)
+    for place in places:
+        damaged = bytearray(raw)
+        damaged[place // 8] ^= 1 << place % 8
+        (folder / WEIGHTS).write_bytes(damaged)
+        with pytest.raises(AdapterFileError):
+            PeftModel.from_pretrained(base, folder)
+        base = tiny("llama")
+
+
+@every_method
+def test_values_changed_on_purpose_load_without_the_digest(base, folder, kind):
+    key = {"neuroada_": DELTAS, "neat_": OUT}[kind.prefix]
+
+    def edit(entries):
+        entries[key][0, 0] += 1
+        del entries[f"{kind.prefix}digest"]
+
+    tamper(folder, edit)
+    PeftModel.from_pretrained(base, folder)
+
+
+@every_method
+def test_appended_rows_of_an_embedding_load_with_a_warning(kind, tmp_path):
+    def resized(seed: int):
+        model = tiny("llama")
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(model.config.vocab_size + 2, mean_resizing=False)
+        return model
+
+    first, second = resized(1), resized(2)
+    kind.adapted(first).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.warns(UserWarning, match="brings 2 rows at the end of base_model.model.model.embed_tokens.weight"):
+        loaded = PeftModel.from_pretrained(second, tmp_path)
+    assert same_bits(logits(loaded), logits(PeftModel.from_pretrained(resized(1), tmp_path)))
+
+
+@every_method
+def test_embeddings_that_the_base_has_are_left_out(base, kind, tmp_path, recwarn):
+    kind.adapted(base).save_pretrained(tmp_path, save_embedding_layers=True)
+    PeftModel.from_pretrained(tiny("llama"), tmp_path)
+    assert not [str(each.message) for each in recwarn if "rows at the end" in str(each.message)]
+
+
+HEAD_EDITS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "NaN": (lambda head: head * torch.nan, "not finite"),
+    "shape": (lambda head: head[:1].clone(), "has shape"),
+    "type": (lambda head: head.int(), "is torch.int32"),
+    "value": (lambda head: head + 1, "not those that were saved"),
+}
+
+
+@every_method
+@pytest.mark.parametrize("name", HEAD_EDITS)
+def test_a_module_saved_whole_is_checked_too(name, kind, tmp_path):
+    change, message = HEAD_EDITS[name]
+    model = kind.adapted(tiny("llama"), target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model.save_pretrained(tmp_path)
+    tamper(tmp_path, lambda entries: entries.update({HEAD: change(entries[HEAD])}))
+    with pytest.raises(AdapterFileError, match=message):
+        PeftModel.from_pretrained(tiny("llama"), tmp_path)

@@ -1,7 +1,8 @@
 """Adapter files: what PEFT's save_pretrained writes for a method of this library, and the checks on what it reads.
 
 Per adapted weight the method's own entries, under PEFT's usual names. Once a file: fingerprints, uint8 [weights, 16],
-by which a base model is recognised.
+by which a base model is recognised, and a digest, uint8 [16], by which damage is. Modules that are trained whole are
+beside them. Nothing else may be in a file.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from neuroada.config import AdapterConfig
 from neuroada.errors import AdapterFileError
 from neuroada.layers import AdapterLayer
 from neuroada.ops.sparse_delta import Support
-from neuroada.tuners.files import fingerprint
+from neuroada.tuners.files import extras, fingerprint
 from neuroada.tuners.nested import require_unmerged_wrappers
 from neuroada.tuners.processes import has_weights
 
 PEFT_PREFIX = "base_model.model."
 INSIDE = ".base_layer"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Dtypes that values of an adapter may have in a file."""
 Entry = dict[str, Tensor]
 
 
@@ -32,17 +35,22 @@ def plain(name: str) -> str:
     return name
 
 
+def _without_prefix(entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in entries.items()}
+
+
 class AdapterFile(ABC):
     """The file format of one method.
 
     method: as people know it. layer_class: of its adapted layers. kinds: names of its entries, the first of which
-    every adapted weight has. fingerprints: name of theirs.
+    every adapted weight has. fingerprints, digest: names of those.
     """
 
     method: ClassVar[str]
     layer_class: ClassVar[type[Any]]
     kinds: ClassVar[tuple[str, ...]]
     fingerprints: ClassVar[str]
+    digest: ClassVar[str]
 
     @abstractmethod
     def entry(self, layer: Any, adapter_name: str, state: Entry) -> Entry:
@@ -78,7 +86,7 @@ class AdapterFile(ABC):
         Raises:
             MergeError: LoRA is merged into a weight that a fingerprint is to be made of.
         """
-        packed, prints = {}, {}
+        packed, prints, named = {}, {}, {}
         layers = self.layers(model, adapter_name)
         require_unmerged_wrappers(model, layers.values(), f"Saving adapter {adapter_name!r}")
         for name, layer in layers.items():
@@ -86,10 +94,15 @@ class AdapterFile(ABC):
             state = {kind: state_dict[key] for kind, key in keys.items() if key in state_dict}
             entry = self.entry(layer, adapter_name, state)
             packed |= {f"{plain(name)}.{kind}.{adapter_name}": tensor for kind, tensor in entry.items()}
+            named |= {f"{plain(name)}.{kind}": tensor for kind, tensor in entry.items()}
             stored = state_dict.get(f"{name}.base_layer.weight", layer.stored_weight)
             prints[name] = fingerprint.make(layer.originals(self.support(layer, entry), stored))
         if prints:
             packed[self.fingerprints] = torch.stack([prints[name] for name in sorted(prints)])
+            whole = extras.wrapped_entries(model, adapter_name)
+            named |= {name: state_dict[key] for name, key in whole.items() if key in state_dict}
+            found = extras.digest(_without_prefix(named | {self.fingerprints: packed[self.fingerprints]}))
+            packed |= {} if found is None else {self.digest: found}
         return packed
 
     def unpack(
@@ -101,32 +114,50 @@ class AdapterFile(ABC):
             The entries as the model stores them, adapter name not yet in the keys.
 
         Raises:
-            AdapterFileError: entries are missing, of another shape, out of range, repeated or not finite; or the base
-                model is not the one that was trained on (unless `config.verify_base` is False).
+            AdapterFileError: entries are missing, unknown, of another shape, out of range, repeated or not finite; the
+                base model is not the one that was trained on (unless `config.verify_base` is False); or the values are
+                not those that were saved.
         """
         named = self.layers(model, adapter_name)
         layers = {plain(name).removeprefix(PEFT_PREFIX): layer for name, layer in named.items()}
         nested = {plain(name).removeprefix(PEFT_PREFIX) for name in named if plain(name) != name}
         entries: dict[str, Entry] = {}
-        unpacked = {}
+        unpacked, own, beside = {}, {}, {}
         for key, tensor in state_dict.items():
             name, _, kind = key.rpartition(".")
             if kind in self.kinds:
                 weight = name.removeprefix(PEFT_PREFIX)
                 entries.setdefault(weight, {})[kind] = tensor
-                unpacked[f"{name}{INSIDE if weight in nested else ''}.{kind}"] = self.as_stored(kind, tensor)
-            elif key != self.fingerprints:
-                unpacked[key] = tensor
+                own[key] = tensor
+                unpacked[f"{name}{INSIDE if weight in nested else ''}.{kind}"] = tensor
+            elif key not in (self.fingerprints, self.digest):
+                beside[key] = tensor
         self._require_same_layers(set(entries), set(layers))
         for name, entry in entries.items():
             found = self.complaint(layers[name], adapter_name, entry)
             if found is not None:
                 raise self._refuse(name, layers[name], found)
+        loaded = extras.check_extras(model, adapter_name, beside, self.method)
         if config.verify_base and has_weights():
             self._verify_base(entries, layers, state_dict.get(self.fingerprints, torch.empty(0)))
+        whole = {key: name for name, key in extras.wrapped_entries(model, adapter_name).items()}
+        own |= {whole[key]: tensor for key, tensor in loaded.items() if key in whole}
+        own |= {key: state_dict[key] for key in (self.fingerprints,) if key in state_dict}
+        self._verify_digest(own, state_dict)
         for name, entry in entries.items():
             self.make_room(layers[name], adapter_name, entry)
-        return unpacked
+        return {key: self.as_stored(key.rpartition(".")[2], tensor) for key, tensor in unpacked.items()} | loaded
+
+    def _verify_digest(self, entries: dict[str, Tensor], state_dict: dict[str, Tensor]) -> None:
+        """Files of before it was saved have none."""
+        expected, found = state_dict.get(self.digest), extras.digest(_without_prefix(entries))
+        if expected is None or found is None or torch.equal(expected.cpu(), found):
+            return
+        raise AdapterFileError(
+            f"Loading a {self.method} adapter",
+            f"its values are not those that were saved: they do not match {self.digest}",
+            "Copy or save the adapter again; if you changed values on purpose, leave that entry out of the file",
+        )
 
     def _require_same_layers(self, found: set[str], expected: set[str]) -> None:
         if found == expected:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from neuroada.layers import NeatLinear
 from neuroada.ops.sparse_delta import Support
-from neuroada.tuners.files.base import AdapterFile, Entry
+from neuroada.tuners.files.base import FLOATS, AdapterFile, Entry
 
 
 class NeatFile(AdapterFile):
@@ -17,6 +17,7 @@ class NeatFile(AdapterFile):
     layer_class = NeatLinear
     kinds = ("neat_in", "neat_hidden", "neat_out")
     fingerprints = "neat_fingerprints"
+    digest = "neat_digest"
 
     def entry(self, layer: NeatLinear, adapter_name: str, state: Entry) -> Entry:
         """As they are."""
@@ -38,7 +39,9 @@ class NeatFile(AdapterFile):
                 return f"the file has no {kind} for it"
             if entry[kind].shape != own.shape:
                 return f"{kind} has shape {list(entry[kind].shape)}, and the configuration gives {list(own.shape)}"
-            if not entry[kind].is_floating_point() or not entry[kind].isfinite().all():
+            if entry[kind].dtype not in FLOATS:
+                return f"{kind} is {entry[kind].dtype}, not one of {', '.join(map(str, FLOATS))}"
+            if not entry[kind].to(own.dtype).isfinite().all():
                 return f"some entries of {kind} are not finite numbers"
         return None
 

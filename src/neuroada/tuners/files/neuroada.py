@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuroada.layers import NeuroAdaLinear
 from neuroada.ops.sparse_delta import Support
-from neuroada.tuners.files.base import AdapterFile, Entry
+from neuroada.tuners.files.base import FLOATS, AdapterFile, Entry
 
 DELTAS, INDICES, NEURONS = "neuroada_deltas", "neuroada_indices", "neuroada_neurons"
 
@@ -28,6 +28,7 @@ class NeuroAdaFile(AdapterFile):
     layer_class = NeuroAdaLinear
     kinds = (DELTAS, INDICES, NEURONS)
     fingerprints = "neuroada_fingerprints"
+    digest = "neuroada_digest"
 
     def entry(self, layer: NeuroAdaLinear, adapter_name: str, state: Entry) -> Entry:
         """Indices in the smallest type that holds them; ConfigError where they are not chosen yet, since a file could
@@ -64,17 +65,23 @@ class NeuroAdaFile(AdapterFile):
         if DELTAS not in entry or INDICES not in entry:
             return f"the file has no {DELTAS if DELTAS not in entry else INDICES} for it"
         for kind in {INDICES, NEURONS} & entry.keys():
-            if entry[kind].is_floating_point() or entry[kind].dtype == torch.bool:
+            if entry[kind].is_floating_point() or entry[kind].is_complex() or entry[kind].dtype == torch.bool:
                 return f"{kind} are {entry[kind].dtype}, not whole numbers"
         deltas, indices, neurons = entry[DELTAS], entry[INDICES].long(), entry.get(NEURONS)
         if neurons is not None and neurons.ndim != 1:
             return f"covered neurons have shape {list(neurons.shape)}"
+        if deltas.dtype not in FLOATS:
+            return f"deltas are {deltas.dtype}, not one of {', '.join(map(str, FLOATS))}"
         if deltas.shape != indices.shape or deltas.ndim != 2:
             return f"deltas have shape {list(deltas.shape)} and indices {list(indices.shape)}"
         covered = layer.out_features if neurons is None else len(neurons)
-        if len(deltas) != covered or covered > layer.out_features or not 1 <= deltas.shape[1] <= layer.in_features:
+        if (
+            len(deltas) != covered
+            or not 1 <= covered <= layer.out_features
+            or not 1 <= deltas.shape[1] <= layer.in_features
+        ):
             return f"deltas have shape {list(deltas.shape)} for {covered} covered neurons"
-        if not deltas.is_floating_point() or not deltas.isfinite().all():
+        if not deltas.to(layer.neuroada_deltas[adapter_name].dtype).isfinite().all():
             return "some deltas are not finite numbers"
         if indices.min() < 0 or indices.max() >= layer.in_features:
             return f"indices reach from {int(indices.min())} to {int(indices.max())}"
