@@ -53,6 +53,9 @@ class AdapterConfig(PeftConfig):
     how_to_run: ClassVar[tuple[str, ...]] = ("verify_base",)
     """Fields that say how to run, not what was trained."""
 
+    read_from_file: ClassVar[bool] = False
+    """Whether a configuration was saved with an adapter, and says all that was trained."""
+
     verify_base: bool = field(
         default=True,
         metadata={"help": "On loading, refuse a base model whose weights are not those that were trained on."},
@@ -113,4 +116,6 @@ class AdapterConfig(PeftConfig):
         require_sound_weights(Path(pretrained_model_name_or_path, subfolder or ""))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
         given = {name: kwargs[name] for name in cls.how_to_run if name in kwargs}
-        return replace(config, **given) if given else config
+        config = replace(config, **given) if given else config
+        config.__dict__["read_from_file"] = True
+        return config

@@ -80,20 +80,33 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | N
     Raises:
         ConfigError: a setting that the method does not have, a value that it refuses, or a PEFT without the method.
     """
-    wanted = METHODS[name].config or ""
-    config = MaskConfig if name == "mask" else OWN.get(name) or getattr(peft, wanted, None)
-    if config is None:
-        raise ConfigError(f"method {name!r}", f"PEFT {peft.__version__} has no {wanted}", "Install a newer PEFT")
-    method = METHODS[name]
-    own = {field.name for field in dataclasses.fields(config)}
-    known = sorted(own - {field.name for field in dataclasses.fields(PeftConfig)} - set(method.fixed))
+    config, known = _config_class(name), known_settings(name)
     for key in settings:
         if key not in known:
             raise ConfigError(f"{name}.{key}", f"{name} has no setting {key!r}", near(key, known))
     try:
+        method = METHODS[name]
         fields: dict[str, Any] = {**method.defaults, **settings, **method.fixed, "task_type": task_type}
         return config(**fields)
     except NeuroAdaError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"block {name!r}", str(error), "Correct the value") from error
+
+
+def known_settings(name: str) -> list[str]:
+    """The settings that a recipe may give an adapter method or the mask.
+
+    Raises:
+        ConfigError: a PEFT without the method.
+    """
+    own = {field.name for field in dataclasses.fields(_config_class(name))}
+    return sorted(own - {field.name for field in dataclasses.fields(PeftConfig)} - set(METHODS[name].fixed))
+
+
+def _config_class(name: str) -> type[PeftConfig]:
+    wanted = METHODS[name].config or ""
+    config = MaskConfig if name == "mask" else OWN.get(name) or getattr(peft, wanted, None)
+    if config is None:
+        raise ConfigError(f"method {name!r}", f"PEFT {peft.__version__} has no {wanted}", "Install a newer PEFT")
+    return config

@@ -12,8 +12,12 @@ from torch import nn
 from neuroada.baselines import unwrap_compact_mask
 from neuroada.baselines.mask_selection import Mask
 from neuroada.errors import ConfigError, NeuroAdaError
-from neuroada.recipe.methods import METHODS, build_config
+from neuroada.recipe.methods import METHODS, build_config, known_settings
 from neuroada.tasks.classification import head_modules
+from neuroada.tuners.new_weights import find_new
+
+PEFT_SAVES = ("classifier", "score")
+"""What PEFT itself saves whole where texts are classified."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_
         raise ConfigError(f"method {name!r}", f"{method.label} is for text, and the task is images", "Choose another")
     if name in _TRAIN_BASE_WEIGHTS:
         return _TRAIN_BASE_WEIGHTS[name](model, settings, task_type)
-    config = build_config(name, _with_head(model, settings, task_type), task_type)
+    config = build_config(name, _with_head(name, model, settings, task_type), task_type)
     try:
         wrapped = get_peft_model(model, config)
     except NeuroAdaError:
@@ -88,7 +92,7 @@ def _probe(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | 
 
 def _mask(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> Trainee:
     """The entries that NeuroAda would choose with these settings, found by it, unless `scope` widens the choice."""
-    config: Any = build_config("mask", _with_head(model, settings, task_type), task_type)
+    config: Any = build_config("mask", _with_head("mask", model, settings, task_type), task_type)
     mask = Mask(model, config, partial(_head, task_type=task_type))
     if not mask.waits:
         mask.settle()
@@ -97,20 +101,28 @@ def _mask(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | N
 
 
 def _head(model: nn.Module, task_type: TaskType | None) -> list[nn.Parameter]:
-    """What is trained beside an adapter: the parameters of a new classification head."""
-    if task_type is None:
-        return [p for name in head_modules(model) for p in model.get_submodule(name).parameters()]
-    if task_type is not TaskType.SEQ_CLS:
-        return []
-    heads = ("classifier", "score")
-    return [parameter for name, parameter in model.named_parameters() if set(name.split(".")) & set(heads)]
+    """What is trained beside an adapter: the parameters of a new classification head, and all others that are new."""
+    names = [*_saved_whole(model, task_type), *(PEFT_SAVES if task_type is TaskType.SEQ_CLS else ())]
+    return [parameter for name, parameter in model.named_parameters() if any(_within(name, each) for each in names)]
 
 
-def _with_head(model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> dict[str, Any]:
-    """Settings by which the head of an image classifier is trained too, as PEFT does by itself for its own tasks."""
-    if task_type is not None:
+def _within(name: str, module: str) -> bool:
+    return f".{module}." in f".{name}."
+
+
+def _with_head(name: str, model: nn.Module, settings: Mapping[str, Any], task_type: TaskType | None) -> dict[str, Any]:
+    """Settings by which what is new is trained whole too, beside what PEFT saves by itself for its own tasks."""
+    whole = _saved_whole(model, task_type)
+    if not whole or "modules_to_save" not in known_settings(name):
         return dict(settings)
-    return {**settings, "modules_to_save": [*(settings.get("modules_to_save") or ()), *head_modules(model)]}
+    return {**settings, "modules_to_save": [*(settings.get("modules_to_save") or ()), *whole]}
+
+
+def _saved_whole(model: nn.Module, task_type: TaskType | None) -> list[str]:
+    """Names of the modules that are new, and of an image classifier's head."""
+    heads = head_modules(model) if task_type is None else []
+    covered = [*heads, *(PEFT_SAVES if task_type is TaskType.SEQ_CLS else ())]
+    return [*heads, *(name for name in find_new(model).modules if name.split(".")[0] not in covered)]
 
 
 _TRAIN_BASE_WEIGHTS: dict[str, Callable[[nn.Module, Mapping[str, Any], TaskType | None], Trainee]] = {

@@ -21,6 +21,7 @@ from neuroada.layers.kinds import kind_of
 from neuroada.layers.storage import storage_uses
 from neuroada.selection import require_finite
 from neuroada.tuners.files.base import AdapterFile
+from neuroada.tuners.new_weights import save_new_whole
 from neuroada.tuners.processes import has_weights
 from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
@@ -43,6 +44,8 @@ class AdapterModel(BaseTuner):
     def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
         """Look at every target before anything is changed."""
         require_usable_names(self.peft_config)
+        if not peft_config.read_from_file:
+            save_new_whole(peft_config, model)
         include_all_linear(peft_config, model)
         self.check_targets(peft_config, find_targets(self, peft_config, model))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from neuroada.errors import AdapterFileError
+from neuroada.tuners.new_weights import embedding_layers
 
 DIGEST_LENGTH = 16
 SHOWN = 5
@@ -75,10 +75,7 @@ def check_extras(model: nn.Module, adapter_name: str, extras: Mapping[str, Tenso
 
 def _embedding_names(model: nn.Module) -> tuple[str, ...]:
     """How the names of the entries of a model's input and output embeddings begin."""
-    find: Any = model
-    if not hasattr(model, "get_input_embeddings"):
-        return ()
-    layers = [layer for layer in (find.get_input_embeddings(), find.get_output_embeddings()) if layer is not None]
+    layers = embedding_layers(model)
     return tuple(f"{name}." for name, module in model.named_modules() if any(module is layer for layer in layers))
 
 
