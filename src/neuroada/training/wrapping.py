@@ -12,8 +12,9 @@ from torch import nn
 from neuroada.baselines import unwrap_compact_mask
 from neuroada.baselines.mask_selection import Mask
 from neuroada.errors import ConfigError, NeuroAdaError
-from neuroada.recipe.methods import METHODS, build_config, known_settings
+from neuroada.recipe.methods import METHODS, OWN, build_config, known_settings
 from neuroada.tasks.classification import head_modules
+from neuroada.tuners.names import check_names
 from neuroada.tuners.new_weights import find_new
 
 PEFT_SAVES = ("classifier", "score")
@@ -48,6 +49,8 @@ def apply_method(name: str, settings: Mapping[str, Any], model: nn.Module, task_
     if name in _TRAIN_BASE_WEIGHTS:
         return _TRAIN_BASE_WEIGHTS[name](model, settings, task_type)
     config = build_config(name, _with_head(name, model, settings, task_type), task_type)
+    if name not in OWN:  # ours look at their names themselves
+        check_names(config, model)
     try:
         wrapped = get_peft_model(model, config)
     except NeuroAdaError:

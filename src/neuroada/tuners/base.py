@@ -21,9 +21,11 @@ from neuroada.layers.kinds import kind_of
 from neuroada.layers.storage import storage_uses
 from neuroada.selection import require_finite
 from neuroada.tuners.files.base import AdapterFile
+from neuroada.tuners.files.safe import require_safetensors
+from neuroada.tuners.names import check_names
 from neuroada.tuners.new_weights import save_new_whole
 from neuroada.tuners.processes import has_weights
-from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
+from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear, require_apart
 
 
 class AdapterModel(BaseTuner):
@@ -46,8 +48,11 @@ class AdapterModel(BaseTuner):
         require_usable_names(self.peft_config)
         if not peft_config.read_from_file:
             save_new_whole(peft_config, model)
+        check_names(peft_config, model)
         include_all_linear(peft_config, model)
-        self.check_targets(peft_config, find_targets(self, peft_config, model))
+        targets = find_targets(self, peft_config, model)
+        require_apart(peft_config, model, targets)
+        self.check_targets(peft_config, targets)
 
     @classmethod
     def check_targets(cls, peft_config: AdapterConfig, targets: dict[str, nn.Module]) -> None:
@@ -143,8 +148,10 @@ class AdapterModel(BaseTuner):
         """Try every layer before the first one is changed."""
         for layer in self._adapted_layers() if safe_merge else []:
             names = layer.present(adapter_names or layer.active_adapters)
-            with onload_layer(layer):
-                layer.try_merge([name for name in names if name not in layer.merged_adapters])
+            names = [name for name in names if name not in layer.merged_adapters]
+            if names:
+                with onload_layer(layer):
+                    layer.try_merge(names)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         setattr(parent, child_name, new_module)
@@ -185,6 +192,7 @@ class AdapterModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
+        require_safetensors(f"Saving adapter {adapter_name!r}")
         return cls.file.pack(model, adapter_name, state_dict)
 
     @classmethod

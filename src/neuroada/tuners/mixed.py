@@ -22,6 +22,7 @@ from neuroada.layers import AdapterLayer, NeatLinear
 from neuroada.tuners import processes
 from neuroada.tuners.base import AdapterModel, require_usable_names
 from neuroada.tuners.files.base import PEFT_PREFIX
+from neuroada.tuners.names import check_names
 from neuroada.tuners.targets import ALL_LINEAR, find_targets, include_all_linear
 
 Chain = list[BaseTunerLayer]
@@ -48,6 +49,7 @@ class HybridModel(MixedModel):
         if not self._has_ours():
             return
         if isinstance(peft_config, AdapterConfig):
+            check_names(peft_config, model)
             include_all_linear(peft_config, model)
             require_usable_names(self.peft_config)
             targets = find_targets(self, peft_config, model)

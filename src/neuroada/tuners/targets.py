@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from peft.tuners.tuners_utils import (
@@ -13,6 +14,7 @@ from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     check_target_module_exists,
 )
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from neuroada.config import AdapterConfig
@@ -82,6 +84,29 @@ def _require_one_name_each(targets: dict[str, nn.Module], modules: dict[str, nn.
                 f"the very same module is also called {', '.join(others)}, where it would stay as it is",
                 "Leave it out with exclude_modules, or give each place a module of its own",
             )
+
+
+def require_apart(config: AdapterConfig, model: nn.Module, targets: Iterable[str]) -> None:
+    """Raise TargetError where one adapter would be inside a module that another one saves whole."""
+    modules = dict(model.named_modules())
+    for name in targets:
+        for end in range(len(name)):
+            if name[end] == "." and isinstance(modules.get(name[:end]), AuxiliaryTrainingWrapper):
+                raise TargetError(
+                    f"Adapting the module {name}",
+                    f"it is inside {name[:end]}, which another adapter trains and saves whole (modules_to_save)",
+                    "Delete that adapter first, or choose modules outside",
+                )
+    adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
+    for saved in config.modules_to_save or ():
+        for name in adapted:
+            around = next((each for each in modules if each.endswith(saved) and name.startswith(f"{each}.")), None)
+            if around is not None and not isinstance(modules[around], AuxiliaryTrainingWrapper):
+                raise TargetError(
+                    f"modules_to_save=[{saved!r}]",
+                    f"{name} inside {around} has another adapter",
+                    "Delete that adapter first, or save a module outside",
+                )
 
 
 def _nothing_matched(tuner: BaseTuner, config: AdapterConfig, modules: dict[str, nn.Module]) -> TargetError:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
 from neuroada import held
-from neuroada.errors import AdapterFileError
+from neuroada.errors import AdapterFileError, TargetError
 from specimens import (
     METHODS,
     NEAT_KINDS,
@@ -245,3 +245,37 @@ def test_verification_is_against_the_pretrained_weights_also_while_merged(kind, 
     merged = model.merge_and_unload()
     with pytest.raises(AdapterFileError, match="without another adapter merged into it"):
         PeftModel.from_pretrained(merged, tmp_path)
+
+
+@every_method
+def test_no_pickle_is_written(kind, tmp_path):
+    model = kind.adapted(tiny("llama"))
+    with pytest.raises(AdapterFileError, match=r"safe_serialization=False: that would write a pickle.*Leave safe_ser"):
+        model.save_pretrained(tmp_path, safe_serialization=False)
+    assert list(tmp_path.rglob("*.bin")) == list(tmp_path.rglob("*.safetensors")) == []
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["adapter_model.safetensors"]
+
+
+@every_method
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_an_adapter_inside_a_module_that_another_saves_whole_is_refused(kind, whole_first, tmp_path):
+    whole = kind.config(target_modules=["q_proj"], modules_to_save=["mlp"])
+    inside = kind.config(target_modules=["gate_proj"])
+    first, second = (whole, inside) if whole_first else (inside, whole)
+    model = get_peft_model(tiny("llama"), first)
+    with pytest.raises(TargetError, match="another adapter"):
+        model.add_adapter("second", second)
+    assert list(model.peft_config) == ["default"]
+    model.save_pretrained(tmp_path)
+
+
+@every_method
+def test_a_safe_merge_passes_over_layers_without_the_adapter(kind):
+    model = get_peft_model(tiny("llama"), kind.config(target_modules=["q_proj", "v_proj"]))
+    model.add_adapter("second", kind.config(target_modules=["q_proj"]))
+    model.set_adapter("second")
+    fill(model)
+    before = logits(model)
+    merged = model.merge_and_unload(safe_merge=True)
+    assert torch.allclose(logits(merged), before, atol=1e-5)
