@@ -53,6 +53,10 @@ class AdapterFileError(NeuroAdaError, ValueError):
     """An adapter file that is damaged, of another shape, or made for another base."""
 
 
+class DivergedError(NeuroAdaError, ArithmeticError):
+    """A training that left the finite numbers."""
+
+
 class MissingInputError(NeuroAdaError, FileNotFoundError):
     """A model, text or package that was named and is not there."""
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from neuroada.errors import ConfigError, DamagedRunError, MissingInputError, RunFolderError
+from neuroada.errors import ConfigError, DamagedRunError, DivergedError, MissingInputError, RunFolderError
 from neuroada.recipe.files import RecipeFile, bundled_recipes
 from neuroada.recipe.loading import load_recipe
 from neuroada.tuning import search as module
 from neuroada.tuning.objective import Objective, Search
-from neuroada.tuning.trial import DivergedError
 
 from .searches import KS, RATES, make_search, run
 

@@ -1,7 +1,6 @@
 """One trial: its process, and the callback that watches it."""
 
 import contextlib
-import math
 import multiprocessing
 import sys
 import time
@@ -14,10 +13,10 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from neuroada.errors import MissingInputError
+from neuroada.errors import DivergedError, MissingInputError
 from neuroada.recipe.loading import check_recipe
 from neuroada.tuning import trial as module
-from neuroada.tuning.trial import DivergedError, StoppedError, Watch
+from neuroada.tuning.trial import StoppedError, Watch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
@@ -34,7 +33,9 @@ def test_a_trial_whose_process_is_killed(tmp_path: Path):
             answer.result()
 
 
-@pytest.mark.parametrize("error", [MissingInputError("a", "b", "c"), DivergedError("d"), ZeroDivisionError("e")])
+@pytest.mark.parametrize(
+    "error", [MissingInputError("a", "b", "c"), DivergedError("d", "e", "f"), ZeroDivisionError("e")]
+)
 def test_what_a_trials_process_tells(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any) -> None:
         raise error
@@ -57,18 +58,6 @@ def watched(judge: Any = None, **state: Any) -> tuple[Watch, dict[str, Any]]:
     arguments = TrainingArguments(use_cpu=True, report_to="none", metric_for_best_model="loss")
     given = {"args": arguments, "state": TrainerState(**state), "control": TrainerControl(), "model": model}
     return Watch(lambda *_: None, judge), given
-
-
-def test_watch_notices_what_is_not_finite():
-    watch, given = watched(global_step=3)
-    watch.on_log(logs={"loss": 1.0, "grad_norm": torch.tensor(2.0)}, **given)
-    with pytest.raises(DivergedError, match=r"grad_norm is nan at step 3"):
-        watch.on_log(logs={"loss": 0.0, "grad_norm": math.nan}, **given)
-    watch.on_epoch_end(**given)
-    torch.nn.init.constant_(given["model"].bias, math.inf)
-    for event in (watch.on_epoch_end, watch.on_train_end):
-        with pytest.raises(DivergedError, match=r"bias is no longer finite at step 3"):
-            event(**given)
 
 
 def test_watch_asks_ten_times_at_most_and_never_outside_training():

@@ -14,6 +14,7 @@ from neuroada.errors import ConfigError, DamagedRunError, NeuroAdaError, RunFold
 from neuroada.recipe.data import PLACES
 from neuroada.recipe.loading import load_recipe
 from neuroada.recipe.methods import ADAPTERS
+from neuroada.run_folder.strict_json import to_json
 
 
 class RunFolder:
@@ -93,7 +94,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.environment, json.dumps(environment, indent=2) + "\n")
+            write_text(self.environment, to_json(environment, indent=2) + "\n")
             write_text(self.recipe, recipe)
         except OSError as error:
             do = "Choose an --output that can be written"
@@ -129,7 +130,7 @@ class RunFolder:
         if not self.writes:
             return
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+            file.write(to_json({"event": event, **values}) + "\n")
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """The records of one kind so far, oldest first."""
@@ -141,7 +142,7 @@ class RunFolder:
         if not self.writes:
             return
         kept = [r for r in self._all_records() if r.get("step", 0) <= step and r.get("when") != "after"]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self.metrics, "".join(to_json(record) + "\n" for record in kept))
 
     def best_checkpoint(self, newest: Path) -> Path:
         """The one that Trainer loads at the end: of the best evaluation if there were any, or else the newest."""
@@ -160,13 +161,13 @@ class RunFolder:
 
     def write_answers(self, when: str, answers: list[dict[str, Any]]) -> None:
         """Keep what the model answered to the tests, "before" or "after" training, a record a line."""
-        lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
+        lines = [to_json(answer, ensure_ascii=False) + "\n" for answer in answers]
         write_text(self.path / f"answers-{when}.jsonl", "".join(lines))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary: from here on the run counts as complete."""
         if self.writes:
-            write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+            write_text(self.summary, to_json(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """What `finish` wrote."""

@@ -19,6 +19,7 @@ from neuroada.run_folder.folder import RunFolder
 from neuroada.tasks.classification import parameter_groups
 from neuroada.tasks.images.pixels import ImageRows
 from neuroada.training.callbacks import Bars, Epochs, HoldSupports, Records
+from neuroada.training.divergence import StopIfDiverged
 from neuroada.training.evaluations import Evaluations
 from neuroada.training.prepared import Prepared
 from neuroada.training.regrowth import regrowth
@@ -56,7 +57,8 @@ def fit(
             compute_metrics=data.metric,
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
             callbacks=[
-                *(Bars(progress), records, HoldSupports(context), *regrown),
+                *(StopIfDiverged(folder, training.learning_rate), Bars(progress), records, HoldSupports(context)),
+                *regrown,
                 *(*epochs, *reporting, *callbacks),
             ],
         )

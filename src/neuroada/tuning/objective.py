@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuroada.errors import DivergedError
 from neuroada.recipe.files import RecipeFile
 from neuroada.recipe.schema import Recipe
 from neuroada.tuning.space import Space, build_recipe
-from neuroada.tuning.trial import DivergedError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Objective:
         """
         value = summary[f"held_out_{self.metric}_after"]
         if not math.isfinite(value):
-            raise DivergedError(f"the held-out {self.metric} is {value}")
+            found = f"the held-out {self.metric} is {value}"
+            raise DivergedError("judging a trial", found, "Search smaller learning rates")
         return value
 
 

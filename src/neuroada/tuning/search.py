@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from neuroada.errors import ConfigError, DamagedRunError, MissingInputError, RunFolderError
+from neuroada.errors import ConfigError, DamagedRunError, DivergedError, MissingInputError, RunFolderError
 from neuroada.recipe.loading import to_yaml
 from neuroada.recipe.schema import Recipe
 from neuroada.run_folder.folder import write_text
@@ -23,7 +23,6 @@ from neuroada.tuning.space import check_space
 from neuroada.tuning.table import best_text, best_trial, folder_of, header, trials_table
 from neuroada.tuning.trial import (
     Advance,
-    DivergedError,
     Judge,
     StoppedError,
     describe,
@@ -141,7 +140,7 @@ class _Worker:
             summary = self.train(recipe, folder, advance, judge if self.prune else None)
             return TrialState.COMPLETE, self.objective.value(summary), {"outcome": "trained"}
         except DivergedError as error:
-            return TrialState.PRUNED, None, {"outcome": "diverged", "reason": str(error)}
+            return TrialState.PRUNED, None, {"outcome": "diverged", "reason": error.found}
         except StoppedError as error:
             return TrialState.PRUNED, None, {"outcome": "stopped", "reason": str(error)}
         except DamagedRunError as error:  # of this trial alone

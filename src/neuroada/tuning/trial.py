@@ -9,7 +9,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import TrainerCallback, TrainerState
 
@@ -28,10 +27,6 @@ Judge = Callable[[int, float], bool]
 """Told which evaluation of a trial this is, from 1, and its held-out value; says whether to stop."""
 
 
-class DivergedError(Exception):
-    """The training left the finite numbers."""
-
-
 class StoppedError(Exception):
     """The search gave this trial up, because others were better at the same stage."""
 
@@ -41,7 +36,7 @@ class TrialError(Exception):
 
 
 class Watch(TrainerCallback):
-    """Ends a training as soon as it has diverged; tells of its steps, and of held-out values where there is a judge."""
+    """Tells of a training's steps, and of held-out values where there is a judge, who may end it."""
 
     def __init__(self, advance: Advance, judge: Judge | None = None):
         """Without a judge, held-out values are not asked for."""
@@ -58,17 +53,6 @@ class Watch(TrainerCallback):
         if self.judge and not args.load_best_model_at_end and state.global_step % _between(state) == 0:
             control.should_evaluate = state.global_step < state.max_steps
 
-    def on_log(self, args, state, control, **kwargs):
-        """Trainer leaves losses that are not finite out of its log, but not the norms of their gradients."""
-        logs = kwargs["logs"]
-        for name in ("loss", "grad_norm"):
-            if name in logs and not torch.isfinite(torch.as_tensor(logs[name])):
-                raise DivergedError(f"{name} is {float(logs[name])} at step {state.global_step:,}")
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        """Before an evaluation chooses the best checkpoint."""
-        self._require_finite(kwargs["model"], state.global_step)
-
     def on_evaluate(self, args, state, control, **kwargs):
         """Ask the judge, while there is something left to save."""
         if self.judge and self.training:
@@ -79,12 +63,6 @@ class Watch(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """What comes now is the closing evaluation."""
         self.training = False
-        self._require_finite(kwargs["model"], state.global_step)
-
-    def _require_finite(self, model: Any, step: int) -> None:
-        broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
-        if broken:
-            raise DivergedError(f"{broken[0]} is no longer finite at step {step:,}")
 
 
 def _between(state: TrainerState) -> int:
@@ -97,7 +75,7 @@ def train_here(recipe: Recipe, folder: Path, advance: Advance, judge: Judge | No
 
     Raises:
         RunFolderError: the folder holds something else than a run of this recipe, or one that is damaged.
-        DivergedError, StoppedError: as `Watch`.
+        DivergedError: it left the finite numbers. StoppedError: as `Watch`.
     """
     from neuroada.run_folder.complete import complete_summary
     from neuroada.training.train import train
@@ -179,7 +157,7 @@ def _train_for(connection: Connection, recipe: Recipe, folder: Path, judged: boo
         connection.send(("trained", summary))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (NeuroAdaError, DivergedError, StoppedError) as error:
+    except (NeuroAdaError, StoppedError) as error:
         connection.send(("failed", error))
     except Exception as error:  # of whatever kind: the search goes on, and the log has the traceback
         connection.send(("failed", TrialError(describe(error))))
