@@ -134,15 +134,17 @@ def test_the_best_evaluation_is_kept_where_the_end_was_not_reached(tiny_model_di
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
 
 
-@pytest.mark.parametrize("change", ["samples", "processes"])
+@pytest.mark.parametrize("change", ["samples", "processes", "data"])
 def test_another_course_is_not_gone_on_with(change, tiny_model_dir: Path, text: Path, tmp_path: Path, monkeypatch):
     recipe = make_recipe(tiny_model_dir, text, {"max_steps": 6, "save_steps": 2})
     interrupted(recipe, tmp_path / "run", Interrupt(3))
     if change == "samples":
         text.write_text(text.read_text() * 2)
+    elif change == "data":
+        text.write_text(text.read_text().swapcase())
     else:
         monkeypatch.setattr("transformers.TrainingArguments.world_size", 2)
-    with pytest.raises(ConfigError, match=rf"--resume in .*: begun with {change} = \d+, now \d+\. Use"):
+    with pytest.raises(ConfigError, match=rf"--resume in .*: .*begun with {change} = \w+, now \w+.*\. Use"):
         train(recipe, tmp_path / "run", QUIET, resume=True)
 
 

@@ -13,11 +13,10 @@ from neuroada.errors import ConfigError, MissingInputError, near
 from neuroada.evaluation.harness import HarnessTests
 from neuroada.evaluation.loading import Trained, load_trained, recipe_of
 from neuroada.evaluation.progress import progress_bars
-from neuroada.inputs.data import open_data, open_image_test
+from neuroada.inputs.data import open_tests
 from neuroada.inputs.models import DTYPES
-from neuroada.inputs.tests import FAMILIES, GenerativeTests, Scored, Tests
+from neuroada.inputs.tests import FAMILIES, GenerativeTests, ImageTest, Scored, Tests
 from neuroada.recipe.data import GlueData, ImagesData
-from neuroada.recipe.methods import METHODS
 from neuroada.recipe.schema import EvaluationSection, Recipe
 from neuroada.tasks import glue
 from neuroada.tasks.generative import Family
@@ -156,12 +155,9 @@ def _of_recipe(
     if strict and isinstance(data, ImagesData):
         data = data.model_copy(update={"strict": True})
     evaluation, seed = _over(recipe.evaluation, settings), recipe.seed if seed is None else seed
-    if isinstance(data, ImagesData):
-        test = open_image_test(data, evaluation, seed, trained.processor)
-        _require_labels(trained.model, test.task.labels, data.folder or data.name)
-        return test
-    virtual_tokens = METHODS[recipe.method].virtual_tokens
-    tests = open_data(data, evaluation, seed, virtual_tokens).encode(trained.processor, trained.model).tests
+    tests = open_tests(data, evaluation, seed, trained.processor)
+    if isinstance(tests, ImageTest) and isinstance(data, ImagesData):
+        _require_labels(trained.model, tests.task.labels, data.folder or data.name)
     if tests is None:
         raise ConfigError(f"evaluating task {data.task!r}", "it has no tests of its own", "Name some with --tasks")
     return tests

@@ -21,6 +21,7 @@ from neuroada.recipe.schema import EvaluationSection
 from neuroada.tasks import completion, glue, instruct
 from neuroada.tasks.classification import Classification, compute_metric, head_settings
 from neuroada.tasks.examples import Example, subset
+from neuroada.tasks.generation import context_length
 from neuroada.tasks.generative import load_train
 from neuroada.tasks.images.files import PictureSet, read_folder
 from neuroada.tasks.images.pixels import ImageRows, PixelProcessor, augmentation
@@ -102,6 +103,7 @@ def _text(data: TextData, settings: _Settings) -> Source:
         if data.held_out_blocks is not None and data.held_out_blocks < len(held_out):
             chosen = random.Random(settings.seed).sample(range(len(held_out)), data.held_out_blocks)
             held_out = held_out.select(chosen)
+        _require_context(data.block_length, "data.block_length", model, tokenizer)
         sizes = f"{len(train):,} blocks to train, {len(held_out):,} held out, {data.block_length} tokens each"
         return Data(sizes, train, held_out, default_data_collator, data.block_length)
 
@@ -151,8 +153,18 @@ def _completions(
     loss = "prompt and completion" if data.train_on_prompt else "the completion only"
     sizes = f"{len(encoded):,} samples to train, {len(kept):,} held out, loss on {loss}; {report}"
     collator = completion.collator(tokenizer, model, settings.virtual_tokens)
+    lengths = [len(each) for part in (encoded, kept) for each in part["input_ids"]]
+    _require_context(max(lengths), "data.max_length", model, tokenizer)
     mean = sum(map(len, encoded["input_ids"])) / len(encoded)
     return Data(sizes, encoded, kept, collator, round(mean), tests=tests)
+
+
+def _require_context(longest: int, key: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError where a sample is longer than the model was made for."""
+    context = context_length(model, tokenizer)
+    if context is not None and longest > context:
+        found = f"the longest sample has {longest:,} tokens, and the model's context is {context:,}"
+        raise ConfigError(f"training on whole samples ({key})", found, f"Set {key} to {context} or less")
 
 
 def _glue(data: GlueData, settings: _Settings) -> Source:
@@ -204,6 +216,20 @@ def _images(data: ImagesData, settings: _Settings) -> Source:
 
     head = Head(head_settings(found.task), images=True, size=data.size)
     return Source(f"{name} from {found.source}", encode, None, head, found.task.labels)
+
+
+def open_tests(data: AnyData, evaluation: EvaluationSection, seed: int, processor: Any) -> Tests | None:
+    """The tests of a data section, as `open_data` gives them; what is to train on is not read and need not be there.
+
+    processor: the model's tokenizer or image processor. None: the task has no tests of its own.
+    """
+    if isinstance(data, CommonsenseData | ArithmeticData):
+        return GenerativeTests.load(FAMILIES[data.task], evaluation, data.data_dir, seed)
+    if isinstance(data, GlueData):
+        found = glue.load_glue(data.name, data.data_dir, train_records=0)
+        tested = glue.encode(subset(found.test, evaluation.records, seed), processor, data.max_length)
+        return ClassifierTest(found.task, tested.rows, DataCollatorWithPadding(processor), evaluation.batch_size)
+    return open_image_test(data, evaluation, seed, processor) if isinstance(data, ImagesData) else None
 
 
 def open_image_test(data: ImagesData, evaluation: EvaluationSection, seed: int, processor: PixelProcessor) -> ImageTest:

@@ -19,10 +19,12 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
 from neuroada.errors import MissingInputError
+from neuroada.inputs.heads import make_anew, order_of, reorder
 from neuroada.run_folder.folder import whole_folder
 from neuroada.tasks.images.pixels import PixelProcessor
 
@@ -77,20 +79,45 @@ def load_model(name: str, dtype: str, console: Console | None = None, head: Head
     reader = "image processor" if images else "tokenizer"
     part = "config.json"
     try:
-        AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
         with _spinner(console, f"Loading {name}") if local else nullcontext():
             part = reader
             processor: Any = (AutoImageProcessor if images else AutoTokenizer).from_pretrained(source)
             part = "weights"
-            settings = {**head.settings, "ignore_mismatched_sizes": images} if head else {}  # an old head gives way
+            settings = {**head.settings, "ignore_mismatched_sizes": True} if head else {}  # an old head gives way
             model: Any = _kind(head).from_pretrained(source, dtype=getattr(torch, dtype, dtype), **settings)
     except (OSError, ValueError, SafetensorError) as error:
         raise _missing(name, source, part, reader, error, not_at_hand) from error
+    if head is not None:
+        _fit_head(model, config, head, console)
     if head is not None and head.images:
         return LoadedModel(model, PixelProcessor.of(processor, model, head.size), source)
+    _give_padding(name, processor)
     if head is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
     return LoadedModel(model, processor, source)
+
+
+def _fit_head(model: Any, config: PretrainedConfig, head: Head, console: Console) -> None:
+    """Keep the head of a checkpoint, in the task's order, or draw one anew; the console says which and why."""
+    order = order_of(config, head.settings)
+    if isinstance(order, str):
+        if len(config.id2label) == head.settings["num_labels"]:  # of another size it has been made anew already
+            make_anew(model, head.settings["num_labels"])
+        console.print(f"The checkpoint's head is not kept, and a new one is trained: {order}", soft_wrap=True)
+    elif order is not None:
+        reorder(model, order)
+        console.print("The checkpoint's head has the task's classes in another order: it is kept, by their names")
+
+
+def _give_padding(name: str, tokenizer: Any) -> None:
+    """Without a padding token, the end-of-text token pads: padding is masked and has no label."""
+    if tokenizer.pad_token is not None:
+        return
+    if tokenizer.eos_token is None:
+        do = "Set its pad_token, and save it with the model"
+        raise MissingInputError(f"model {name}", "its tokenizer has neither a padding nor an end-of-text token", do)
+    tokenizer.pad_token = tokenizer.eos_token
 
 
 def _kind(head: Head | None) -> Any:

@@ -7,6 +7,7 @@ import transformers
 from rich.console import Console
 
 from neuroada.inputs.data import Data, Source, open_data
+from neuroada.inputs.digest import digest_of
 from neuroada.inputs.models import load_model
 from neuroada.recipe.methods import METHODS
 from neuroada.recipe.schema import Recipe
@@ -34,7 +35,11 @@ class Prepared:
 
     def depends_on(self, processes: int) -> dict[str, Any]:
         """What the course of a training depends on beside its recipe."""
-        course: dict[str, Any] = {"processes": processes, "samples": len(self.data.train)}
+        course: dict[str, Any] = {
+            "processes": processes,
+            "samples": len(self.data.train),
+            "data": digest_of(self.data.train, self.data.held_out),
+        }
         if self.source.labels:
             course["labels"] = list(self.source.labels)
         return course if self.trainee.chosen is None else {**course, "chosen": self.trainee.chosen}
