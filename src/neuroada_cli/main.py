@@ -9,12 +9,17 @@ import typer
 from typer.core import TyperGroup
 
 from neuroada_cli import bench, evaluate, merge, plan, recipes, report, study, train, tune
+from neuroada_cli.output import lenient_output
 
 
 class _Boundary(TyperGroup):
     """Prints the family of NeuroAdaError plainly; every other exception keeps its traceback."""
 
     def invoke(self, ctx):
+        with lenient_output():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The page of a saved adapter, as a hub shows it."""
 
+import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -32,11 +33,19 @@ def write_card(folder: Path, recipe: Recipe) -> None:
     settings = ", ".join(f"{name}={value}" for name, value in recipe.settings.items())
     card.text = TEXT.format(
         method=METHODS[recipe.method].label,
-        model=Path(recipe.model.name).name,
+        model=plain_text(Path(recipe.model.name).name),
         kind=recipe.method.upper(),
         task=recipe.data.task,
-        settings=settings or "the method's defaults",
+        settings=plain_text(settings) or "the method's defaults",
         rate=recipe.training.learning_rate,
         seed=recipe.seed,
     )
     card.save(path)
+
+
+def plain_text(text: str) -> str:
+    """Words from outside on one line, in which Markdown and HTML see nothing but text."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f\u2028\u2029]", " ", text).split())
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    line = "".join(entities.get(letter, letter) for letter in line)
+    return re.sub(r"([\\`*\[\]!|~#])", r"\\\1", line)

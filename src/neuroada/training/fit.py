@@ -21,6 +21,7 @@ from neuroada.tasks.images.pixels import ImageRows
 from neuroada.training.callbacks import Bars, Epochs, HoldSupports, Records
 from neuroada.training.divergence import StopIfDiverged
 from neuroada.training.evaluations import Evaluations
+from neuroada.training.interrupt import SaveOnInterrupt
 from neuroada.training.prepared import Prepared
 from neuroada.training.regrowth import regrowth
 from neuroada.training.trackers import trackers
@@ -45,6 +46,7 @@ def fit(
         prepared.model, training.learning_rate, training.head_learning_rate, training.weight_decay
     )
     regrown = regrowth(recipe.regrowth, recipe.calibration_records, recipe.calibration_batch_size, folder)
+    interrupt = SaveOnInterrupt(console)
     epochs = [Epochs(data.train)] if isinstance(data.train, ImageRows) else []
     with progress_bars(console) as progress, ExitStack() as context:
         reporting = context.enter_context(trackers(training.report_to, recipe.resolved(), folder, done))
@@ -58,8 +60,7 @@ def fit(
             optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "fused": True}),
             callbacks=[
                 *(StopIfDiverged(folder, training.learning_rate), Bars(progress), records, HoldSupports(context)),
-                *regrown,
-                *(*epochs, *reporting, *callbacks),
+                *(*regrown, *epochs, *reporting, *callbacks, interrupt),
             ],
         )
         trainer.remove_callback(PrinterCallback)
@@ -70,7 +71,8 @@ def fit(
         scores_before = evaluations.tests("before") if recipe.evaluation.before else []
         if done < arguments.max_steps:
             transformers.set_seed(recipe.seed)  # whether or not this process has looked at the base model
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with interrupt:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:  # Trainer would train one step more
             _restore(prepared.model, folder.best_checkpoint(checkpoint))
         before = evaluations.held_out("before") if recipe.evaluation.before else {}
