@@ -28,7 +28,7 @@ def order_of(config: PretrainedConfig, settings: Mapping[str, Any]) -> list[int]
     if not any(re.search(r"For(Sequence|Image)Classification$", kind) for kind in kinds):
         return None
     ours = _names(settings["id2label"])
-    theirs = _names(config.id2label)
+    theirs = _names(config.id2label or {})
     if len(theirs) != len(ours):
         return f"it tells {len(theirs)} classes apart, and the task has {len(ours)}"
     if theirs == ours or all(UNNAMED.fullmatch(name) for name in theirs):

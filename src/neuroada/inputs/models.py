@@ -102,7 +102,7 @@ def _fit_head(model: Any, config: PretrainedConfig, head: Head, console: Console
     """Keep the head of a checkpoint, in the task's order, or draw one anew; the console says which and why."""
     order = order_of(config, head.settings)
     if isinstance(order, str):
-        if len(config.id2label) == head.settings["num_labels"]:  # of another size it has been made anew already
+        if len(config.id2label or {}) == head.settings["num_labels"]:  # of another size it has been made anew already
             make_anew(model, head.settings["num_labels"])
         console.print(f"The checkpoint's head is not kept, and a new one is trained: {order}", soft_wrap=True)
     elif order is not None:

@@ -1,7 +1,9 @@
 """The folder of a run: the resolved recipe, the environment, records, checkpoints, and the adapter."""
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from neuroada.errors import ConfigError, DamagedRunError, NeuroAdaError, RunFolderError
 from neuroada.recipe.data import PLACES
 from neuroada.recipe.loading import load_recipe
 from neuroada.recipe.methods import ADAPTERS
 from neuroada.run_folder.strict_json import to_json
+
+LOCK = ".lock"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunFolder:
@@ -87,6 +94,39 @@ class RunFolder:
             found = "; ".join(f"begun with {name} = {began[name]}, now {value}" for name, value in changed.items())
             do = "Use as many processes, the same data and the same kind of machine as before, or begin a new run"
             raise ConfigError(f"--resume in {self.path}", found, do)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder, which is there. Processes that do not write pass.
+
+        Raises:
+            RunFolderError: one does already.
+        """
+        if not self.writes:
+            yield
+            return
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            do = "Wait for it, or stop it before you resume"
+            raise RunFolderError(f"run folder {self.path}", "another process is training in it", do) from None
+        try:
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def saying_what_is_full(self) -> Iterator[None]:
+        """A disk without space becomes a RunFolderError; what was complete before stays."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if getattr(error, "errno", None) not in NO_SPACE and not re.search(r"os error (28|122|27)\b", str(error)):
+                raise
+            do = f"Make room, and go on with neuroada train --resume --output {self.path}"
+            raise RunFolderError(f"run folder {self.path}", "there is no space left to write to", do) from error
 
     def create(self, recipe: str, environment: dict[str, Any]) -> None:
         """Make the folder, with the resolved recipe and the environment in it."""

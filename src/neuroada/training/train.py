@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -59,56 +60,60 @@ def train(
     leads, sharded = processes.is_main_process, is_sharded()
     console = console if leads else Console(quiet=True)
     folder, resolved = RunFolder(output, writes=leads), to_yaml(recipe)
-    if resume:
-        folder.check_resumable(resolved)
-    elif leads:
-        folder.check_fresh()
-    check_trackers(recipe.training.report_to, folder)
-    check_regrowth(recipe.regrowth)
+    with ExitStack() as stack:
+        if resume:
+            folder.check_resumable(resolved)
+            stack.enter_context(folder.locked())
+        elif leads:
+            folder.check_fresh()
+        check_trackers(recipe.training.report_to, folder)
+        check_regrowth(recipe.regrowth)
 
-    prepared = prepare(recipe, console)
-    if not score_tests or sharded:
-        prepared = prepared.without_tests()
-    arguments = trainer_arguments(recipe.training, recipe.evaluation.before, recipe.seed, folder, prepared.data)
-    if not dry_run:
-        prepared = _chosen(recipe, prepared, console, folder)
-    print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
-    if dry_run:
-        console.print("\nDry run: nothing was trained or written.")
-        return None
+        prepared = prepare(recipe, console)
+        if not score_tests or sharded:
+            prepared = prepared.without_tests()
+        arguments = trainer_arguments(recipe.training, recipe.evaluation.before, recipe.seed, folder, prepared.data)
+        if not dry_run:
+            prepared = _chosen(recipe, prepared, console, folder)
+        print_pairs(console, "Run", header(recipe, prepared, arguments, folder))
+        if dry_run:
+            console.print("\nDry run: nothing was trained or written.")
+            return None
 
-    course = prepared.depends_on(arguments.world_size)
-    if resume:
-        folder.check_same_course(course)
-    else:
-        folder.create(resolved, environment(arguments.device, recipe.seed) | course)
-        for each in prepared.data.left_out:
-            folder.record("left out", place=each.place, reason=each.reason)
-    trained, state = fit(recipe, prepared, arguments, folder, console, callbacks)
-    prepared.trainee.finish()
-    if leads:
-        save(recipe, prepared, folder, state)
-    merge = None
-    if METHODS[recipe.method].merges and not sharded:
-        data, rows = prepared.data, recipe.training.per_device_eval_batch_size
-        merge = compare_merged(prepared.model, data.held_out, data.collator, rows)
+        course = prepared.depends_on(arguments.world_size)
+        if resume:
+            folder.check_same_course(course)
+        else:
+            folder.create(resolved, environment(arguments.device, recipe.seed) | course)
+            stack.enter_context(folder.locked())
+            for each in prepared.data.left_out:
+                folder.record("left out", place=each.place, reason=each.reason)
+        stack.enter_context(folder.saying_what_is_full())
+        trained, state = fit(recipe, prepared, arguments, folder, console, callbacks)
+        prepared.trainee.finish()
+        if leads:
+            save(recipe, prepared, folder, state)
+        merge = None
+        if METHODS[recipe.method].merges and not sharded:
+            data, rows = prepared.data, recipe.training.per_device_eval_batch_size
+            merge = compare_merged(prepared.model, data.held_out, data.collator, rows)
 
-    memory, memory_of = peak_memory(arguments.device)
-    processes.wait_for_everyone()
-    saved = folder.trained(recipe.method)
-    summary = {
-        **trained,
-        "peak_memory_bytes": max(memory, trained["peak_memory_bytes"]),
-        "peak_memory_of": memory_of,
-        "adapter_bytes": sum(file.stat().st_size for file in saved.glob("*.safetensors")),
-        "merge": merge,
-        "run_folder": str(output),
-        "seconds": time.perf_counter() - began,
-    }
-    folder.finish(summary)
-    print_pairs(console, "Result", closing_pairs(summary))
-    require_exact(recipe.method, summary, folder)
-    return summary
+        memory, memory_of = peak_memory(arguments.device)
+        processes.wait_for_everyone()
+        saved = folder.trained(recipe.method)
+        summary = {
+            **trained,
+            "peak_memory_bytes": max(memory, trained["peak_memory_bytes"]),
+            "peak_memory_of": memory_of,
+            "adapter_bytes": sum(file.stat().st_size for file in saved.glob("*.safetensors")),
+            "merge": merge,
+            "run_folder": str(output),
+            "seconds": time.perf_counter() - began,
+        }
+        folder.finish(summary)
+        print_pairs(console, "Result", closing_pairs(summary))
+        require_exact(recipe.method, summary, folder)
+        return summary
 
 
 def _chosen(recipe: Recipe, prepared: Prepared, console: Console, folder: RunFolder) -> Prepared:
