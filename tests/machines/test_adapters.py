@@ -302,4 +302,5 @@ class NeatAdapters(Adapters):
 def test_games_with_adapters(machine: type[Adapters]):
     with torch.random.fork_rng(devices=[]):
         run_state_machine_as_test(machine, settings=settings(profile(), deadline=None))
+    print(f"{machine.__name__}: {STEPS[0]:,} rules played")
     assert STEPS[0] > 0

@@ -165,6 +165,7 @@ def test_weight_decay_of_full_fine_tuning_spares_norms_and_biases():
 
 def test_a_rate_for_a_head_that_is_not_trained():
     model = get_peft_model(tiny("bert"), NeuroAdaConfig(k=1))
+    model.base_model.model.classifier.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"head_learning_rate=0\.003: the model trains no classification head\. Give"):
         parameter_groups(model, LR, HEAD_LR)
     assert {group["lr"] for group in parameter_groups(model, LR)} == {LR}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -210,8 +211,10 @@ class RunFolder:
             write_text(self.summary, to_json(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
-        """What `finish` wrote."""
-        return json.loads(self.summary.read_text(encoding="utf-8"))
+        """What `finish` wrote; a held-out value that was not finite is NaN again."""
+        read = json.loads(self.summary.read_text(encoding="utf-8"))
+        lost = [name for name, value in read.items() if value is None and name.startswith("held_out_")]
+        return read | dict.fromkeys(lost, math.nan)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
