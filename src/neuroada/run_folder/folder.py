@@ -213,6 +213,8 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """What `finish` wrote; a held-out value that was not finite is NaN again."""
         read = json.loads(self.summary.read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise TypeError(f"{self.summary.name} is not a mapping")
         lost = [name for name, value in read.items() if value is None and name.startswith("held_out_")]
         return read | dict.fromkeys(lost, math.nan)
 
