@@ -1,11 +1,10 @@
 """The data sections of a recipe: one class a task."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+from neuroada.recipe.kinds import Count, Fraction, Length, Name, Number, Place, Side
 
 PLACES = ("data_dir", "text", "file", "folder")
 """Keys of a recipe's data that say where a machine keeps it: one run or search may find it elsewhere later."""
@@ -21,11 +20,11 @@ class TextData(Section):
     """Text for causal language modelling; with neither `text` nor `data_dir`, Python's own manual."""
 
     task: Literal["text"] = "text"
-    text: Path | None = None
-    data_dir: Path | None = None
-    block_length: Annotated[int, Field(ge=2)] = 256
+    text: Place | None = None
+    data_dir: Place | None = None
+    block_length: Annotated[int, Field(ge=2, le=10**7), Number] = 256
     held_out: Fraction = 0.1
-    held_out_blocks: PositiveInt | None = None
+    held_out_blocks: Count | None = None
 
     @model_validator(mode="after")
     def _one_source(self):
@@ -37,8 +36,8 @@ class TextData(Section):
 class _Samples(Section):
     """One training sample a record. `data_dir`: laid out as docs/recipes.md says; without it sets come from the hub."""
 
-    data_dir: Path | None = None
-    train_records: PositiveInt | None = None
+    data_dir: Place | None = None
+    train_records: Count | None = None
 
 
 class _Completions(_Samples):
@@ -47,24 +46,24 @@ class _Completions(_Samples):
     too_long: whether a sample of more than `max_length` tokens loses the beginning of its prompt, or is left out.
     """
 
-    max_length: PositiveInt = 512
+    max_length: Length = 512
     too_long: Literal["cut", "drop"] = "cut"
     train_on_prompt: bool = False
-    held_out_records: PositiveInt = 200
+    held_out_records: Count = 200
 
 
 class CommonsenseData(_Completions):
     """Questions with a fixed list of answers: eight tests."""
 
     task: Literal["commonsense"]
-    train_set: str = "commonsense_15k"
+    train_set: Name = "commonsense_15k"
 
 
 class ArithmeticData(_Completions):
     """Word problems with worked solutions; "gsm8k" and "metamath" have prompts and train sets of their own."""
 
     task: Literal["arithmetic", "gsm8k", "metamath"]
-    train_set: str | None = None
+    train_set: Name | None = None
 
 
 class InstructData(_Completions):
@@ -74,8 +73,8 @@ class InstructData(_Completions):
     """
 
     task: Literal["instruct"]
-    file: Path | None = None
-    dataset: str | None = None
+    file: Place | None = None
+    dataset: Name | None = None
     chat: bool | None = None
 
     @model_validator(mode="after")
@@ -89,8 +88,8 @@ class GlueData(_Samples):
     """One GLUE set, by a classification head."""
 
     task: Literal["glue"]
-    name: str
-    max_length: PositiveInt = 128
+    name: Name
+    max_length: Length = 128
 
 
 class ImagesData(_Samples):
@@ -103,11 +102,11 @@ class ImagesData(_Samples):
     """
 
     task: Literal["images"]
-    name: str | None = None
-    folder: Path | None = None
-    label: str | None = None
-    size: PositiveInt | None = None
-    held_out_records: PositiveInt = 500
+    name: Name | None = None
+    folder: Place | None = None
+    label: Name | None = None
+    size: Side | None = None
+    held_out_records: Count = 500
     strict: bool = False
     augment: bool = True
 

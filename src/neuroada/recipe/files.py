@@ -1,6 +1,5 @@
 """Recipe files: where they are found, how one builds on another, and the variants that one file may hold."""
 
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neuroada.errors import ConfigError, near
+from neuroada.recipe.plain import shortened, shown
+from neuroada.recipe.yaml_text import parse_yaml
 
 _EITHER = (("max_steps", "num_train_epochs"), ("k", "budget"), ("folder", "name"))
 REPLACES = dict(_EITHER) | {other: one for one, other in _EITHER}
@@ -20,13 +19,8 @@ DESCRIPTION = ("about", "reaches", "note")
 """Keys of a variant that are for people."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 7e-4 as a string; here it is the number that it looks like."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+MAX_BASES = 20
+"""Recipes that build on one another; a choice."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +73,26 @@ def find_recipe(name: str) -> RecipeFile:
     known = bundled_recipes()
     if name in known:
         return known[name]
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = _file_at(name)
+    if path is not None:
         return RecipeFile(path)
     file, _, variant = name.rpartition("#")
-    if file and Path(file).expanduser().is_file():
-        return RecipeFile(Path(file).expanduser(), variant)
+    path = _file_at(file) if file else None
+    if path is not None:
+        return RecipeFile(path, variant)
+    path = Path(name)
     looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
     found = "no such file" if looks_like_path else "neither a bundled recipe nor a file"
-    raise ConfigError(f"recipe {name!r}", found, near(path.stem, known))
+    raise ConfigError(f"recipe {shown(name)}", found, near(path.stem, known))
+
+
+def _file_at(name: str | Path) -> Path | None:
+    """The file of that name, if there is one; a name that no file can have is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, the home of nobody
+        return None
 
 
 def read_recipe(file: RecipeFile, above: tuple[RecipeFile, ...] = ()) -> dict[str, Any]:
@@ -96,26 +101,39 @@ def read_recipe(file: RecipeFile, above: tuple[RecipeFile, ...] = ()) -> dict[st
     Raises:
         ConfigError: it cannot be read, has no such variant, or its base leads back to itself.
     """
-    asked, content = f"recipe {file}", _content(file.path)
+    asked, content = _asked(file), _content(file.path)
     variants = content.pop("variants", None)
     if file.variant is not None or variants is not None:
         content = laid_over(content, _variant(file, variants, asked))
     base = content.pop("base", None)
     if base is None:
         return content
-    if file in above:
-        chain = " -> ".join(each.name for each in (*above, file))
-        raise ConfigError(asked, f"its base leads back to itself ({chain})", "Name another base")
-    beside = file.path.parent / f"{base}.yaml"
-    found = RecipeFile(beside) if beside.is_file() else find_recipe(str(base))
-    return laid_over(read_recipe(found, (*above, file)), content)
+    if file in above or len(above) >= MAX_BASES:
+        chain = shortened(" -> ".join(each.name for each in (*above, file)), 300)
+        found = "its base leads back to itself" if file in above else f"more than {MAX_BASES} bases lie below one another"
+        raise ConfigError(asked, f"{found} ({chain})", "Name another base")
+    return laid_over(read_recipe(_base_of(file, base, asked), (*above, file)), content)
+
+
+def _base_of(file: RecipeFile, base: Any, asked: str) -> RecipeFile:
+    """The recipe that the key `base` names: beside the file, bundled, or by its path."""
+    if not isinstance(base, str) or not base.strip():
+        found = f"base = {shown(base)} is not the name of a recipe"
+        raise ConfigError(asked, found, "Give a bundled name, a path, or leave the key out")
+    beside = _file_at(file.path.parent / f"{base}.yaml")
+    return RecipeFile(beside) if beside is not None else find_recipe(base)
+
+
+def _asked(file: RecipeFile) -> str:
+    return f"recipe {shortened(str(file), 200)}"
 
 
 def _variant(file: RecipeFile, variants: Any, asked: str) -> dict[str, Any]:
-    known = variants if isinstance(variants, dict) else {}
+    known = {str(name): body for name, body in variants.items()} if isinstance(variants, dict) else {}
     if file.variant not in known or not isinstance(known[file.variant], dict):
-        found = "it holds several variants" if file.variant is None else f"it has no variant {file.variant!r}"
-        raise ConfigError(asked, found, f"Name one as in {file.path}#NAME. {near(file.variant or '', known)}")
+        found = "it holds several variants" if file.variant is None else f"it has no variant {shown(file.variant)}"
+        as_in = shortened(str(file.path), 200)
+        raise ConfigError(asked, found, f"Name one as in {as_in}#NAME. {near(file.variant or '', known)}")
     return {key: value for key, value in known[file.variant].items() if key not in DESCRIPTION}
 
 
@@ -136,20 +154,14 @@ def section_over(section: Mapping[str, Any], value: Mapping[str, Any]) -> dict[s
 
 
 def _content(path: Path) -> dict[str, Any]:
-    asked = f"recipe {path}"
+    asked = _asked(RecipeFile(path))
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(asked, f"it cannot be read as text ({error})", "Save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # no UTF-8, or a name with a NUL byte
+        why = shortened(str(error), 200)
+        raise ConfigError(asked, f"it cannot be read as text ({why})", "Save it as UTF-8") from None
     content = parse_yaml(text, asked)
     if not isinstance(content, dict):
         raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
     return content
 
-
-def parse_yaml(text: str, asked: str) -> Any:
-    """The value that `text` says; `asked` is named in errors."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
-        raise ConfigError(asked, f"it is not valid YAML ({error})", "Correct the syntax") from None

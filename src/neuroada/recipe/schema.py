@@ -3,26 +3,26 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from transformers import SchedulerType
 
 from neuroada.config.criteria import NEEDS
 from neuroada.errors import near
 from neuroada.recipe.data import DATA, AnyData, ImagesData, Section, TextData
+from neuroada.recipe.kinds import Batch, Bytes, Count, Epochs, Length, Name, NotNegative, Positive, Seed, Share
 from neuroada.recipe.methods import METHODS
+from neuroada.recipe.schedules import POLYNOMIAL_END, require_schedule
 from neuroada.tuners.regrow import DROP_FRACTION
 from neuroada.tuners.regrow_callback import STOP_AFTER
 from neuroada.tuners.statistics import MAX_MEMORY
 
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Settings = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
 class ModelSection(Section):
     """The base model: a directory, a hub id, or a name that `inputs.models` knows."""
 
-    name: str
+    name: Name
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
@@ -37,10 +37,10 @@ class EvaluationSection(Section):
     records: of each test, chosen by the seed; none for all. before: score the base model as well, and take its loss.
     """
 
-    tests: list[str] = Field(default_factory=list)
-    records: PositiveInt | None = None
-    batch_size: PositiveInt = 16
-    max_new_tokens: PositiveInt | None = None
+    tests: list[Name] = Field(default_factory=list)
+    records: Count | None = None
+    batch_size: Batch = 16
+    max_new_tokens: Length | None = None
     sampling: Literal["greedy", "published"] = "greedy"
     before: bool = True
 
@@ -51,23 +51,35 @@ class TrainingSection(Section):
     `load_best_model_at_end` evaluates and saves after each epoch, and keeps the best by the held-out part.
     """
 
-    max_steps: PositiveInt | None = None
-    num_train_epochs: PositiveFloat | None = None
-    learning_rate: PositiveFloat
-    head_learning_rate: PositiveFloat | None = None
-    per_device_train_batch_size: PositiveInt = 1
-    per_device_eval_batch_size: PositiveInt = 1
-    gradient_accumulation_steps: PositiveInt = 1
+    max_steps: Count | None = None
+    num_train_epochs: Epochs | None = None
+    learning_rate: Positive
+    head_learning_rate: Positive | None = None
+    per_device_train_batch_size: Batch = 1
+    per_device_eval_batch_size: Batch = 1
+    gradient_accumulation_steps: Batch = 1
     gradient_checkpointing: bool = False
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
     lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
     warmup_steps: NotNegative = 0
     weight_decay: NotNegative = 0.0
     max_grad_norm: NotNegative = 1.0
-    logging_steps: PositiveInt = 10
-    save_steps: PositiveInt = 100
+    logging_steps: Count = 10
+    save_steps: Count = 100
     load_best_model_at_end: bool = False
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+    @field_validator("lr_scheduler_type", mode="before")
+    @classmethod
+    def _schedule_that_can_be_built(cls, name: Any) -> Any:
+        require_schedule(name)
+        return name
+
+    @model_validator(mode="after")
+    def _polynomial_falls(self):
+        if self.lr_scheduler_type == SchedulerType.POLYNOMIAL and self.learning_rate <= POLYNOMIAL_END:
+            raise ValueError(f"a polynomial schedule ends at {POLYNOMIAL_END}, and learning_rate is not above it")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self):
@@ -83,11 +95,11 @@ class RegrowthSection(Section):
     held at a time.
     """
 
-    every: PositiveInt | None = None
+    every: Count | None = None
     drop_fraction: Share = DROP_FRACTION
     criterion: str = "gradient"
     stop_after: Share = STOP_AFTER
-    max_memory: PositiveInt = MAX_MEMORY
+    max_memory: Bytes = MAX_MEMORY
 
     @model_validator(mode="after")
     def _nothing_in_vain(self):
@@ -140,9 +152,9 @@ class Recipe(Section):
     full: Settings
     training: TrainingSection
     regrowth: RegrowthSection = RegrowthSection()
-    calibration_records: PositiveInt = 128
-    calibration_batch_size: PositiveInt | None = None
-    seed: int = 0
+    calibration_records: Count = 128
+    calibration_batch_size: Batch | None = None
+    seed: Seed = 0
 
     @field_validator("data", mode="before")
     @classmethod
