@@ -17,6 +17,16 @@ File = Annotated[
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the task's data sets; for task text, of .txt files.")]
 
 
+OPTIONS = {
+    "model.name": "--model",
+    "data.text": "--text",
+    "data.file": "--file",
+    "data.data_dir": "--data-dir",
+    "data.strict": "--strict",
+}
+"""By the dotted key that it sets in a recipe, each option: what an error names."""
+
+
 def recipe_values(model: str | None, text: Path | None, file: Path | None, data_dir: Path | None) -> dict[str, Any]:
     """By the dotted key that each sets in a recipe, those that were given."""
     named = {"model.name": model, "data.text": text, "data.file": file, "data.data_dir": data_dir}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from neuroada_cli.options import DataDir, File, Model, Text, recipe_values
+from neuroada_cli.options import OPTIONS, DataDir, File, Model, Text, recipe_values
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
         RunFolder(output or Path()).require_begun()
     source = find_recipe(recipe or str((output or Path()) / "recipe.yaml"))
     values = recipe_values(model, text, file, data_dir) | ({"data.strict": True} if strict else {})
-    resolved = load_recipe(source, overrides or (), values)
+    resolved = load_recipe(source, overrides or (), values, {key: OPTIONS[key] for key in values})
     output = output or Path("runs") / f"{source.name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         run(resolved, output, console, resume=resume, dry_run=dry_run)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroada_cli.options import DataDir, File, Model, Recipe, Text, recipe_values
+from neuroada_cli.options import OPTIONS, DataDir, File, Model, Recipe, Text, recipe_values
 
 
 def tune(
@@ -61,6 +61,7 @@ def tune(
         import neuroada  # noqa: F401 (makes the method known to PEFT)
         from neuroada.errors import MissingInputError
         from neuroada.recipe.files import find_recipe
+        from neuroada.recipe.loading import check_typed
 
         if importlib.util.find_spec("optuna") is None:
             raise MissingInputError("neuroada tune", "package optuna is not installed", "pip install 'neuroada[tune]'")
@@ -73,6 +74,7 @@ def tune(
     values = recipe_values(model, text, file, data_dir)
     changes = overrides or []
     space = load_space(search or [], source, [*values, *(change.partition("=")[0].strip() for change in changes)])
+    check_typed(source, changes, {**space.kept, **values}, {key: OPTIONS[key] for key in values})
     output = output or Path("runs") / f"{source.name}-tune"
     found = Search(source, space, output, changes, values, seed)
     try:

@@ -110,7 +110,9 @@ def read_recipe(file: RecipeFile, above: tuple[RecipeFile, ...] = ()) -> dict[st
         return content
     if file in above or len(above) >= MAX_BASES:
         chain = shortened(" -> ".join(each.name for each in (*above, file)), 300)
-        found = "its base leads back to itself" if file in above else f"more than {MAX_BASES} bases lie below one another"
+        found = (
+            "its base leads back to itself" if file in above else f"more than {MAX_BASES} bases lie below one another"
+        )
         raise ConfigError(asked, f"{found} ({chain})", "Name another base")
     return laid_over(read_recipe(_base_of(file, base, asked), (*above, file)), content)
 
@@ -164,4 +166,3 @@ def _content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(asked, "it is not a mapping of sections", "Begin from a bundled recipe")
     return content
-

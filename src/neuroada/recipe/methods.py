@@ -14,6 +14,8 @@ from neuroada.config import NeatConfig, NeuroAdaConfig
 from neuroada.config.criteria import NEEDS
 from neuroada.config.criteria import OWN as OWN_SELECTION
 from neuroada.errors import ConfigError, NeuroAdaError, near
+from neuroada.recipe.plain import shortened
+from neuroada.recipe.settings import require_values
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ METHODS = {
     "full": Method("full fine-tuning", merges=False),
 }
 
+_PEFT_REFUSES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError)
+"""What PEFT's configurations raise for values that they cannot take, or whose package is not there."""
+
 OWN: dict[str, type[PeftConfig]] = {"neuroada": NeuroAdaConfig, "neat": NeatConfig}
 
 ADAPTERS = tuple(name for name, method in METHODS.items() if method.config is not None)
@@ -71,7 +76,8 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     if name in ADAPTERS or name == "mask":
         build_config(name, settings, TaskType.CAUSAL_LM if name in ADAPTERS else None)
     elif settings:
-        raise ConfigError(f"{name}.{next(iter(settings))}", f"{name} has no settings", "Leave the block out")
+        first = shortened(str(next(iter(settings))))
+        raise ConfigError(f"{name}.{first}", f"{name} has no settings", "Leave the block out")
 
 
 def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | None) -> PeftConfig:
@@ -83,15 +89,18 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | N
     config, known = _config_class(name), known_settings(name)
     for key in settings:
         if key not in known:
-            raise ConfigError(f"{name}.{key}", f"{name} has no setting {key!r}", near(key, known))
+            shown_key = shortened(str(key))
+            raise ConfigError(f"{name}.{shown_key}", f"{name} has no setting {shown_key!r}", near(str(key), known))
+    method = METHODS[name]
+    require_values(name, config, settings, method.defaults)
     try:
-        method = METHODS[name]
         fields: dict[str, Any] = {**method.defaults, **settings, **method.fixed, "task_type": task_type}
         return config(**fields)
     except NeuroAdaError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"block {name!r}", str(error), "Correct the value") from error
+    except _PEFT_REFUSES as error:
+        found = shortened(str(error), 500) or type(error).__name__
+        raise ConfigError(f"block {name!r}", found, "Correct the value") from error
 
 
 def known_settings(name: str) -> list[str]:
