@@ -9,6 +9,9 @@ MANY = 40
 """More names than these are not listed beside a near one."""
 
 
+LISTED = 1200
+"""Characters of known names in one message, at most."""
+
 NEAR, CLOSE = 0.8, 0.05
 """How alike a name and a known one must be (difflib's ratio) to be taken for a misspelling, and how much less alike a
 second one may be to be offered beside it. A choice: `eval_steps` and `max_steps` are at 0.74."""
@@ -22,7 +25,18 @@ def near(name: str, known: Iterable[str]) -> str:
     hint = f"Did you mean {' or '.join(map(repr, meant))}? " if meant else ""
     if hint and len(known) > MANY:
         return f"{hint}There are {len(known)} in all"
-    return f"{hint}Known: {', '.join(known)}"
+    return f"{hint}Known: {_listed(known)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names up to LISTED characters, and how many more there are."""
+    told, left = [], LISTED
+    for name in names:
+        left -= len(name) + 2
+        if left < 0:
+            return ", ".join([*told, f"and {len(names) - len(told)} more"])
+        told.append(name)
+    return ", ".join(told)
 
 
 def _meant(name: str, known: Sequence[str]) -> list[str]:

@@ -83,7 +83,7 @@ def find_recipe(name: str) -> RecipeFile:
     path = Path(name)
     looks_like_path = path.suffix in {".yaml", ".yml"} or len(path.parts) > 1
     found = "no such file" if looks_like_path else "neither a bundled recipe nor a file"
-    raise ConfigError(f"recipe {shown(name)}", found, near(path.stem, known))
+    raise ConfigError(f"recipe {shown(name)}", found, f"{near(path.stem, known)}; `neuroada recipes` lists them")
 
 
 def _file_at(name: str | Path) -> Path | None:

@@ -96,8 +96,8 @@ def build_config(name: str, settings: Mapping[str, Any], task_type: TaskType | N
     try:
         fields: dict[str, Any] = {**method.defaults, **settings, **method.fixed, "task_type": task_type}
         return config(**fields)
-    except NeuroAdaError:
-        raise
+    except NeuroAdaError as error:
+        raise type(error)(shortened(error.asked, 300), shortened(error.found, 300), error.do) from None
     except _PEFT_REFUSES as error:
         found = shortened(str(error), 500) or type(error).__name__
         raise ConfigError(f"block {name!r}", found, "Correct the value") from error
