@@ -68,7 +68,12 @@ def _abbreviated(name: str, known: Iterable[str]) -> list[str]:
     found = []
     for each in known:
         letters = iter(each)
-        if len(name) > 3 and each[:1] + each[-1:] == name[0] + name[-1] and all(letter in letters for letter in name):
+        if (
+            len(name) > 3
+            and name not in each
+            and each[:1] + each[-1:] == name[0] + name[-1]
+            and all(letter in letters for letter in name)
+        ):
             found.append(each)
     return found if len(found) == 1 else []
 

@@ -35,11 +35,11 @@ class Source:
     typed: Mapping[str, str] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
 
-    def blamed(self, key: str, unknown: bool = False) -> str | None:
-        """What the person typed that set `key`, if anything did. unknown: the recipe has no such key."""
+    def blamed(self, key: str, parts: bool = False) -> str | None:
+        """What the person typed that set `key`, if anything did. parts: or a part of it that is not in the file."""
         for dotted in reversed(list(self.typed)):
             inside = key == dotted or key.startswith(f"{dotted}.")
-            if inside or (unknown and dotted.startswith(f"{key}.") and key not in self.keys):
+            if inside or (parts and dotted.startswith(f"{key}.") and key not in self.keys):
                 return self.typed[dotted]
         return None
 
@@ -94,7 +94,7 @@ def _problem(item: Mapping[str, Any], source: Source) -> Problem:
         return Problem(asked, f"unknown key {key!r}", _instead(item["loc"]))
     if kind == "missing":
         return Problem(source.within(key.rpartition(".")[0]), f"{key!r} is missing", f"Add {key!r}")
-    asked = source.blamed(key) or source.within(key)
+    asked = source.blamed(key, kind != "value_error") or source.within(key)
     if kind == "union_tag_invalid":
         tag = str(item["ctx"]["tag"])
         return Problem(asked, f"{key} = {shown(tag)}: no such task", near(tag, DATA))
